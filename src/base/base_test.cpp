@@ -1,0 +1,117 @@
+// Tests of errors, bytes, files, JSON limits and suggestions.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <fstream>
+
+#include "base/bytes.h"
+#include "base/error.h"
+#include "base/json.h"
+#include "base/mapped_file.h"
+#include "base/nearest.h"
+
+namespace atelier {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Folder {
+  fs::path path = fs::temp_directory_path() / ("atelier_base_" + std::to_string(::getpid()));
+  Folder() { fs::create_directories(path); }
+  ~Folder() { fs::remove_all(path); }
+};
+
+ErrorCode code_of(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error.code();
+  }
+  return ErrorCode::internal;
+}
+
+TEST(Error, SaysSubjectExpectedFoundAndHintInOneLine) {
+  const Error error(ErrorCode::malformed, {"a.gguf", "an offset below 10", "20", "Truncated?"});
+  EXPECT_STREQ(error.what(), "a.gguf: expected an offset below 10, found 20. Truncated?");
+  EXPECT_STREQ(error.within("folder").what(),
+               "folder: a.gguf: expected an offset below 10, found 20. Truncated?");
+}
+
+TEST(Error, ControlCharactersFromOutsideNeverReachTheTerminal) {
+  const Error error(ErrorCode::malformed, {.subject = "a\x1b[31m", .expected = "b"});
+  EXPECT_EQ(std::string(error.what()).find('\x1b'), std::string::npos);
+}
+
+TEST(Error, WrongUseExitsWithTwo) {
+  EXPECT_EQ(error_info(ErrorCode::invalid_argument).exit_code, 2);
+  EXPECT_EQ(error_info(ErrorCode::malformed).exit_code, 1);
+}
+
+TEST(Bytes, AreReadAsPeopleWriteThem) {
+  EXPECT_EQ(parse_bytes("6GiB", "x"), 6_GiB);
+  EXPECT_EQ(parse_bytes("2.5gb", "x"), Bytes(2'500'000'000));
+  EXPECT_EQ(parse_bytes("800 k", "x"), 800_KiB);
+  EXPECT_EQ(parse_bytes("17", "x"), 17_B);
+  for (const char* bad : {"", "gb", "-1gb", "1e30gb", "5 parsecs", "nan", "inf"})
+    EXPECT_EQ(code_of([&] { parse_bytes(bad, "--vram"); }), ErrorCode::invalid_argument) << bad;
+}
+
+TEST(Bytes, AreShownWithThreeDigits) {
+  EXPECT_EQ(to_string(12_B), "12 B");
+  EXPECT_EQ(to_string(1536_MiB), "1.50 GiB");
+  EXPECT_EQ(to_string(130_MiB), "130 MiB");
+}
+
+TEST(MappedFile, GivesTheBytesAndOutlivesItsHandle) {
+  const Folder folder;
+  std::ofstream(folder.path / "a") << "hello";
+  MappedFile copy;
+  {
+    const MappedFile file = MappedFile::open(folder.path / "a");
+    file.will_need(0, 1 << 20);
+    copy = file;
+  }
+  ASSERT_EQ(copy.bytes().size(), 5u);
+  EXPECT_EQ(static_cast<char>(copy.bytes()[4]), 'o');
+}
+
+TEST(MappedFile, SaysWhatIsWrong) {
+  const Folder folder;
+  EXPECT_EQ(code_of([&] { MappedFile::open(folder.path / "none"); }), ErrorCode::not_found);
+  EXPECT_EQ(code_of([&] { MappedFile::open(folder.path); }), ErrorCode::unreadable);
+  std::ofstream(folder.path / "empty").flush();
+  EXPECT_TRUE(MappedFile::open(folder.path / "empty").bytes().empty());
+}
+
+TEST(AtomicFile, LeavesNothingUnlessCommitted) {
+  const Folder folder;
+  {
+    AtomicFile(folder.path / "a").write("half");
+  }
+  EXPECT_TRUE(fs::is_empty(folder.path));
+  AtomicFile whole(folder.path / "a");
+  whole.write("whole");
+  whole.commit();
+  EXPECT_EQ(fs::file_size(folder.path / "a"), 5u);
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder.path), {}), 1);
+  EXPECT_EQ(code_of([&] { AtomicFile(folder.path / "no" / "a"); }), ErrorCode::write_failed);
+}
+
+TEST(Json, KeepsOrderAndRefusesWhatLies) {
+  EXPECT_EQ(parse_json(R"({"b":1,"a":[2]})", "x").dump(), R"({"b":1,"a":[2]})");
+  const std::string deep(100, '[');
+  for (const std::string& bad :
+       {std::string("{"), std::string("{}x"), std::string(R"({"a":1,"a":2})"), deep,
+        std::string("\"\xff\""), std::string()})
+    EXPECT_EQ(code_of([&] { parse_json(bad, "x"); }), ErrorCode::malformed) << bad;
+}
+
+TEST(Nearest, FindsTheIntendedNameAndNothingFarOff) {
+  constexpr std::array<std::string_view, 3> names = {"euler", "dpmpp_2m", "uni_pc"};
+  EXPECT_EQ(nearest("eular", names), "euler");
+  EXPECT_EQ(nearest("DPMPP2M", names), "dpmpp_2m");
+  EXPECT_EQ(nearest("something", names), "");
+}
+
+}  // namespace
+}  // namespace atelier

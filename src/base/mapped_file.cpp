@@ -1,0 +1,103 @@
+// POSIX mapping, and writing with a rename at the end.
+#include "base/mapped_file.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "base/error.h"
+
+namespace atelier {
+namespace {
+
+[[noreturn]] void throw_open(const std::filesystem::path& path, int error) {
+  const bool missing = error == ENOENT || error == ENOTDIR;
+  throw Error(missing ? ErrorCode::not_found : ErrorCode::unreadable,
+              {.subject = path.string(),
+               .expected = missing ? "no such file"
+                                   : fmt::format("cannot be read ({})", std::strerror(error))});
+}
+
+}  // namespace
+
+MappedFile MappedFile::open(const std::filesystem::path& path) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) throw_open(path, errno);
+  struct stat status{};
+  if (::fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
+    ::close(descriptor);
+    throw Error(ErrorCode::unreadable,
+                {.subject = path.string(),
+                 .expected = "a file",
+                 .found = S_ISDIR(status.st_mode) ? "a folder" : "something else"});
+  }
+  MappedFile file;
+  file.path_ = path;
+  const auto size = static_cast<size_t>(status.st_size);
+  if (size > 0) {
+    void* data = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, descriptor, 0);
+    const int error = errno;
+    if (data == MAP_FAILED) {
+      ::close(descriptor);
+      throw_open(path, error);
+    }
+    file.mapping_ = std::shared_ptr<const void>(
+        data, [size](const void* p) { ::munmap(const_cast<void*>(p), size); });
+    file.bytes_ = {static_cast<const std::byte*>(data), size};
+  }
+  ::close(descriptor);
+  return file;
+}
+
+void MappedFile::will_need(size_t offset, size_t size) const {
+  if (offset >= bytes_.size()) return;
+  const size_t page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  const size_t begin = offset / page * page;
+  const size_t end = offset + std::min(size, bytes_.size() - offset);
+  ::madvise(const_cast<std::byte*>(bytes_.data()) + begin, end - begin, MADV_WILLNEED);
+}
+
+AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
+  std::string name = path_.string() + ".part-XXXXXX";
+  descriptor_ = ::mkostemp(name.data(), O_CLOEXEC);
+  if (descriptor_ < 0) fail(errno);
+  temporary_ = name;
+  const mode_t mask = ::umask(0);
+  ::umask(mask);
+  ::fchmod(descriptor_, 0666 & ~mask);
+}
+
+AtomicFile::~AtomicFile() {
+  if (descriptor_ < 0) return;
+  ::close(descriptor_);
+  ::unlink(temporary_.c_str());
+}
+
+void AtomicFile::fail(int error) {
+  throw Error(ErrorCode::write_failed,
+              {.subject = path_.string(),
+               .expected = fmt::format("cannot be written ({})", std::strerror(error))});
+}
+
+void AtomicFile::write(std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = ::write(descriptor_, bytes.data(), bytes.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) fail(errno);
+    bytes = bytes.subspan(static_cast<size_t>(written));
+  }
+}
+
+void AtomicFile::commit() {
+  if (::fsync(descriptor_) != 0) fail(errno);
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail(errno);
+  ::close(descriptor_);
+  descriptor_ = -1;
+}
+
+}  // namespace atelier

@@ -1,0 +1,49 @@
+// Files mapped for reading, and files that appear under their name only when whole.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string_view>
+
+namespace atelier {
+
+/// A file mapped read-only; the bytes stay valid while any copy of the handle lives.
+/// Safe to share between threads.
+class MappedFile {
+ public:
+  MappedFile() = default;
+  /// Maps the whole of a regular file. Throws `not_found` or `unreadable`.
+  static MappedFile open(const std::filesystem::path& path);
+  std::span<const std::byte> bytes() const { return bytes_; }
+  const std::filesystem::path& path() const { return path_; }
+  /// Starts reading a range of the file in the background; a hint, never fails.
+  void will_need(size_t offset, size_t size) const;
+
+ private:
+  std::shared_ptr<const void> mapping_;
+  std::span<const std::byte> bytes_;
+  std::filesystem::path path_;
+};
+
+/// A file being written beside its final place; `commit()` renames it there, the destructor
+/// removes what was not committed. Throws `write_failed`. Not shared between threads.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::filesystem::path path);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+  void write(std::span<const std::byte> bytes);
+  void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
+  /// Flushes to disk and gives the file its name.
+  void commit();
+
+ private:
+  [[noreturn]] void fail(int error);
+  std::filesystem::path path_, temporary_;
+  int descriptor_ = -1;
+};
+
+}  // namespace atelier

@@ -1,0 +1,53 @@
+// Named tensors whose bytes lie somewhere: a file, several shards, another machine.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "formats/encoding.h"
+
+namespace atelier {
+
+/// Extents, outermost first; empty for a scalar.
+using Shape = std::vector<int64_t>;
+
+/// Header entry of one tensor: no bytes. `shape` is the logical (decoded) shape.
+struct TensorInfo {
+  Shape shape;
+  Encoding encoding = Encoding::f32;
+  uint64_t size = 0;    // encoded bytes
+  uint32_t shard = 0;   // which of the source's files
+  uint64_t offset = 0;  // of the first byte in that file
+  /// Number of elements; the reader has checked that it fits.
+  int64_t elements() const;
+};
+
+/// The tensors of one model file or set of shards, in name order.
+using TensorTable = std::map<std::string, TensorInfo, std::less<>>;
+
+/// Where encoded bytes come from. Const member functions are safe from any thread.
+class TensorSource {
+ public:
+  virtual ~TensorSource() = default;
+  virtual const TensorTable& tensors() const = 0;
+  /// The encoded bytes of a tensor of this source, valid while the source lives. Throws
+  /// `not_found`.
+  virtual std::span<const std::byte> bytes(std::string_view name) const = 0;
+  /// Starts fetching a tensor's bytes in the background; a hint, never fails.
+  virtual void will_need(std::string_view name) const = 0;
+  /// What the user calls it: the path, for messages.
+  virtual std::string label() const = 0;
+  /// Text metadata (safetensors `__metadata__`, GGUF scalars as text), by key.
+  virtual const std::map<std::string, std::string, std::less<>>& metadata() const = 0;
+};
+
+/// "[320, 4, 3, 3]"
+std::string to_string(const Shape& shape);
+
+}  // namespace atelier
