@@ -5,6 +5,9 @@
 # <n>_test whose cases ctest lists singly. TORCH adds libtorch and the precompiled ATen header.
 function(atelier_library)
   cmake_parse_arguments(A "TORCH" "NAME" "HDRS;SRCS;DEPS;LINK;TESTS;SLOW_TESTS" ${ARGN})
+  if(A_TORCH AND ATELIER_TORCH_FREE)
+    return()
+  endif()
   set(target atelier_${A_NAME})
   set(sources ${A_SRCS})
   if(NOT sources)

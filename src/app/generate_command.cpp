@@ -1,0 +1,142 @@
+// `atelier generate`: declares the options, checks them, and hands over to the engine.
+#include <fmt/format.h>
+
+#include <array>
+#include <cstdio>
+
+#include "app/command_line.h"
+#include "app/commands.h"
+#include "app/engine_loader.h"
+#include "app/interrupt.h"
+#include "app/option_checks.h"
+#include "app/out_pattern.h"
+#include "app/progress.h"
+#include "base/log.h"
+#include "sampling/names.h"
+
+namespace atelier {
+namespace {
+
+constexpr std::array<std::string_view, 4> kDtypes = {"auto", "fp32", "bf16", "fp16"};
+
+/// Passes events on to the display, with the stop request of Ctrl-C.
+class CommandHost final : public EngineHost {
+ public:
+  CommandHost(EventPrinter& printer, bool json, std::stop_token stop)
+      : printer_(printer), json_(json), stop_(std::move(stop)) {}
+  void event(const Json& event) override {
+    printer_.event(event);
+    if (json_ && event.value("event", "") == "error")
+      fmt::print(stderr, "error: {}\n", event.value("message", ""));
+  }
+  std::stop_token stop() const override { return stop_; }
+
+ private:
+  EventPrinter& printer_;
+  bool json_;
+  std::stop_token stop_;
+};
+
+void declare_inputs(CommandLine& line, GenerateOptions& o) {
+  line.group("Model");
+  line.path("-m,--model", "FILE|FOLDER", o.model,
+            "checkpoint: a .safetensors, .ckpt or .gguf file, or a diffusers folder");
+  line.path("--vae", "FILE", o.vae, "take the VAE from this file instead");
+  line.paths("--text-encoder", "FILE...", o.text_encoders,
+             "take the text encoders from these files instead, in any order");
+  line.path("--embeddings", "DIR", o.embeddings,
+            "folder of textual inversions, used in prompts as embedding:NAME");
+  line.group("Prompt");
+  line.texts("-p,--prompt", "TEXT", o.prompts,
+             "what to draw; (word:1.2) weighs a part. May be repeated: one run for each");
+  line.text("-n,--negative", "TEXT", o.negative, "what to keep out of the picture");
+  line.integer("--clip-skip", o.clip_skip, 1, 24,
+               "text encoder layer to use, counted from the end; 1 is the last "
+               "(default: what the model was made for)");
+  line.group("Picture");
+  line.integer("--width", o.width, kLeastSize, kMostSize,
+               "pixels, a multiple of 8 (default: the model's own size)");
+  line.integer("--height", o.height, kLeastSize, kMostSize,
+               "pixels, a multiple of 8 (default: the model's own size)");
+  line.integer("-b,--batch", o.batch, 1, 4096, "pictures drawn at once for each prompt (1)");
+  line.seed("-s,--seed", o.seed,
+            "start of the random numbers, 0 to 2^64-1 (default: a random one, which is printed)");
+}
+
+void declare_sampling(CommandLine& line, GenerateOptions& o) {
+  line.group("Sampling");
+  line.integer("--steps", o.steps, 1, 10'000, "number of steps (20)");
+  line.number("--cfg", o.cfg, 0, 100,
+              "guidance: how closely to follow the prompt; 1 ignores the negative prompt (7)");
+  line.choice("--sampler", "NAME", o.sampler, kSamplerNames, "see below (euler)");
+  line.choice("--scheduler", "NAME", o.scheduler, kSchedulerNames, "see below (normal)");
+  line.group("Image to image");
+  line.path("--init-image", "FILE", o.init_image,
+            "picture to start from; scaled to the size drawn");
+  line.number("--strength", o.strength, 0, 1,
+              "how much of the init image is redrawn, 0 to 1 (0.75; with --mask 1)");
+  line.path("--mask", "FILE", o.mask, "redraw only where this picture is white");
+}
+
+void declare_computing(CommandLine& line, GenerateOptions& o) {
+  line.group("Computing");
+  line.choice("--dtype", "TYPE", o.dtype, kDtypes,
+              "auto, fp32, bf16 or fp16 (auto: the best this machine does natively)");
+  line.choice("--unet-dtype", "TYPE", o.unet_dtype, kDtypes, "the same for the UNet alone");
+  line.choice("--text-dtype", "TYPE", o.text_dtype, kDtypes,
+              "the same for the text encoders alone");
+  line.choice("--vae-dtype", "TYPE", o.vae_dtype, kDtypes, "the same for the VAE alone");
+  line.integer("--threads", o.threads, 1, 1024, "CPU threads (default: all cores)");
+  line.flag("--tiled-vae", o.tiled_vae, "decode and encode in tiles: less memory, more time");
+}
+
+void declare_output(CommandLine& line, GenerateOptions& o) {
+  line.group("Output");
+  line.text("-o,--out", "PATTERN", o.out,
+            "where pictures go; .png, .jpg or .webp, {placeholders} as below "
+            "(outputs/{model}_{seed}_{index}.png)");
+  line.flag("--overwrite", o.overwrite,
+            "replace files of the same name; without it _2, _3, ... is added to the name");
+  line.path("--sheet", "FILE", o.sheet,
+            "also write all pictures of this call as one contact sheet");
+  line.path("--preview", "FILE", o.preview, "rewrite this picture after every step");
+  line.path("--preview-decoder", "FILE", o.preview_decoder,
+            "TAESD weights for sharper previews (default: a linear estimate)");
+  line.path("--save-latent", "FILE", o.save_latent,
+            "also write the final latent, as safetensors with the tensor 'latent_tensor'");
+  line.flag("--json", o.json, "print one JSON object per event, see docs/events.md");
+  line.flag("--verbose", o.verbose, "say more on standard error");
+}
+
+std::string footer() {
+  std::string text = "Placeholders in file names:\n";
+  for (const Placeholder& p : placeholders())
+    text += fmt::format("  {:<12} {}\n", fmt::format("{{{}}}", p.name), p.meaning);
+  text += fmt::format("\nSamplers: {}\n", fmt::join(kSamplerNames, ", "));
+  text += fmt::format("\nSchedulers: {}\n", fmt::join(kSchedulerNames, ", "));
+  text +=
+      "\nFinished files are printed on standard output, progress on standard error. Ctrl-C stops\n"
+      "after the current step and leaves no partial file.\n";
+  return text;
+}
+
+}  // namespace
+
+int run_generate(std::span<const std::string> arguments) {
+  GenerateOptions options;
+  CommandLine line("generate", "Draws pictures from a prompt.");
+  declare_inputs(line, options);
+  declare_sampling(line, options);
+  declare_computing(line, options);
+  declare_output(line, options);
+  line.footer(footer());
+  if (!line.parse(arguments)) return 0;
+  check_options(options);
+  log::set_up(options.verbose);
+  const Interrupt interrupt;
+  const auto printer = make_printer(choose_display(options.json, stderr), stdout, stderr);
+  CommandHost host(*printer, options.json, interrupt.token());
+  return load_engine().generate(options, host);
+}
+
+}  // namespace atelier

@@ -1,0 +1,52 @@
+// What `atelier generate` was asked for, as plain data: filled by the command line, used by the
+// engine.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace atelier {
+
+/// Every option of `atelier generate`; an empty path, text or optional means "not given".
+struct GenerateOptions {
+  std::filesystem::path model;
+  std::filesystem::path vae;
+  std::vector<std::filesystem::path> text_encoders;
+  std::filesystem::path embeddings;
+  std::filesystem::path preview_decoder;
+
+  std::vector<std::string> prompts;
+  std::string negative;
+  std::optional<int64_t> clip_skip;  // 1 = the last layer
+
+  std::optional<int64_t> width, height;  // pixels
+  int64_t batch = 1;
+  std::optional<uint64_t> seed;
+
+  int64_t steps = 20;
+  double cfg = 7.0;
+  std::string sampler = "euler";
+  std::string scheduler = "normal";
+
+  std::filesystem::path init_image;
+  std::filesystem::path mask;
+  std::optional<double> strength;
+
+  std::string dtype = "auto";
+  std::string unet_dtype, text_dtype, vae_dtype;  // empty: as dtype
+  int64_t threads = 0;  // 0: every core the process may use
+  bool tiled_vae = false;
+
+  std::string out = "outputs/{model}_{seed}_{index}.png";
+  std::filesystem::path sheet;
+  std::filesystem::path preview;
+  std::filesystem::path save_latent;
+  bool overwrite = false;
+  bool json = false;
+  bool verbose = false;
+};
+
+}  // namespace atelier

@@ -1,0 +1,68 @@
+// The `atelier` command: picks the subcommand and is the last to catch an error.
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "app/command_line.h"
+#include "app/commands.h"
+#include "base/error.h"
+#include "base/json.h"
+#include "base/log.h"
+
+namespace {
+
+using atelier::Command;
+using atelier::Error;
+using atelier::ErrorCode;
+
+int dispatch(const std::vector<std::string>& words) {
+  if (words.empty()) {
+    atelier::run_help({});
+    return atelier::error_info(ErrorCode::invalid_argument).exit_code;
+  }
+  const std::string& name = words.front();
+  const std::span rest = std::span(words).subspan(1);
+  if (name == "--help" || name == "-h") return atelier::run_help({});
+  if (name == "--version" || name == "-V") return atelier::run_version({});
+  std::vector<std::string_view> names;
+  for (const Command& command : atelier::commands()) {
+    if (command.name == name) return command.run(rest);
+    names.push_back(command.name);
+  }
+  throw Error(ErrorCode::invalid_argument, {.expected = fmt::format("unknown command '{}'", name),
+                                            .hint = atelier::suggest(name, names)});
+}
+
+/// The one line on standard error, and the event that JSON readers wait for.
+int report(const Error& error, const std::vector<std::string>& words) {
+  const atelier::ErrorInfo& info = atelier::error_info(error.code());
+  fmt::print(stderr, "error: {}\n", error.what());
+  for (const std::string& word : words) {
+    if (word != "--json") continue;
+    const atelier::Json event = {{"event", "error"},
+                                 {"code", info.name},
+                                 {"message", error.what()},
+                                 {"exit_code", info.exit_code}};
+    fmt::print("{}\n", event.dump(-1, ' ', false, atelier::Json::error_handler_t::replace));
+    break;
+  }
+  return info.exit_code;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::vector<std::string> words(argv + 1, argv + argc);
+  try {
+    atelier::log::set_up(false);
+    return dispatch(words);
+  } catch (const Error& error) {
+    return report(error, words);
+  } catch (const std::bad_alloc&) {
+    return report(Error(ErrorCode::out_of_memory, {.expected = "out of memory"}), words);
+  } catch (const std::exception& error) {
+    return report(Error(ErrorCode::internal, {.expected = error.what()}), words);
+  }
+}

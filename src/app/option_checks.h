@@ -1,0 +1,27 @@
+// What can be wrong with the options of a run and is known without opening the model.
+#pragma once
+
+#include <filesystem>
+#include <string_view>
+
+#include "app/generate_options.h"
+
+namespace atelier {
+
+/// Sizes of pictures this program draws, in pixels; both sides are multiples of kSizeStep.
+inline constexpr int64_t kLeastSize = 16, kMostSize = 16384, kSizeStep = 8;
+
+/// Throws `invalid_argument`, `not_found` or `unreadable` naming the option for the first thing
+/// wrong: missing options, options that need another, sizes, unreadable files, file names.
+void check_options(const GenerateOptions& options);
+
+/// Throws `not_found` naming `subject` (with the most similar name in that folder) or `unreadable`
+/// unless `path` is a file, or a folder where `folder_allowed`, that can be read.
+enum class Wanted { file, folder, either };
+void check_readable(const std::filesystem::path& path, std::string_view subject, Wanted wanted);
+
+/// Creates the folder `file` will lie in. Throws `write_failed` naming `subject` if it cannot be
+/// written to.
+void prepare_folder_of(const std::filesystem::path& file, std::string_view subject);
+
+}  // namespace atelier
