@@ -1,0 +1,104 @@
+// Thin kernels round the shared conversions: one pass, neighbouring threads on neighbouring values.
+#include <cuda_runtime.h>
+
+#include "quant/cuda/decode_cuda.h"
+#include "quant/float_codes.h"
+
+namespace atelier {
+namespace {
+
+constexpr int kThreads = 256;
+
+struct FromHalf {
+  using Stored = uint16_t;
+  __device__ static float widen(Stored code) { return half_to_float(code); }
+};
+struct FromBFloat16 {
+  using Stored = uint16_t;
+  __device__ static float widen(Stored code) { return bfloat16_to_float(code); }
+};
+struct FromFloat {
+  using Stored = float;
+  __device__ static float widen(Stored value) { return value; }
+};
+struct FromE4M3 {
+  using Stored = uint8_t;
+  __device__ static float widen(Stored code) { return e4m3_to_float(code); }
+};
+struct FromE5M2 {
+  using Stored = uint8_t;
+  __device__ static float widen(Stored code) { return e5m2_to_float(code); }
+};
+
+struct ToFloat {
+  using Type = float;
+  __device__ static Type narrow(float value) { return value; }
+};
+struct ToBFloat16 {
+  using Type = uint16_t;
+  __device__ static Type narrow(float value) { return float_to_bfloat16(value); }
+};
+struct ToHalf {
+  using Type = uint16_t;
+  __device__ static Type narrow(float value) { return float_to_half(value); }
+};
+
+template <class From, class To>
+__global__ void decode(const typename From::Stored* from, int64_t n, typename To::Type* to) {
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += stride)
+    to[i] = To::narrow(From::widen(from[i]));
+}
+
+template <class From, class To>
+void launch(const void* from, int64_t n, void* to, cudaStream_t stream) {
+  const int64_t blocks = (n + kThreads - 1) / kThreads;
+  const auto grid = static_cast<unsigned>(blocks < 65535 ? blocks : 65535);
+  decode<From, To><<<grid, kThreads, 0, stream>>>(static_cast<const typename From::Stored*>(from),
+                                                  n, static_cast<typename To::Type*>(to));
+}
+
+using Launch = void (*)(const void*, int64_t, void*, cudaStream_t);
+
+struct Row {
+  Encoding encoding;
+  Launch launch[3];  // by CudaOutput
+};
+
+template <class From>
+constexpr Row row(Encoding encoding) {
+  return {encoding, {launch<From, ToFloat>, launch<From, ToBFloat16>, launch<From, ToHalf>}};
+}
+
+constexpr Row kRows[] = {
+    row<FromFloat>(Encoding::f32),     row<FromHalf>(Encoding::f16),
+    row<FromBFloat16>(Encoding::bf16), row<FromE4M3>(Encoding::f8_e4m3),
+    row<FromE5M2>(Encoding::f8_e5m2),
+};
+
+const Row* find(Encoding encoding) {
+  for (const Row& candidate : kRows)
+    if (candidate.encoding == encoding) return &candidate;
+  return nullptr;
+}
+
+}  // namespace
+
+bool cuda_decodes(Encoding encoding) { return find(encoding) != nullptr; }
+
+const char* cuda_decode(const void* from, Encoding encoding, int64_t elements, void* to,
+                        CudaOutput output, void* stream) {
+  const Row* found = find(encoding);
+  if (!found) return "no CUDA kernel for this encoding";
+  if (elements <= 0) return nullptr;
+  found->launch[static_cast<int>(output)](from, elements, to, static_cast<cudaStream_t>(stream));
+  const cudaError_t error = cudaGetLastError();
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+int cuda_device_count() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+}  // namespace atelier
