@@ -1,0 +1,15 @@
+// Settings of the C library's allocator that keep large tensors from being given back to the
+// kernel.
+#pragma once
+
+namespace atelier {
+
+/// Makes glibc keep freed memory instead of returning it: blocks up to 1 GiB come from the heap,
+/// the heap is trimmed only above 2 GiB free, and grows by 256 MiB at a time. Without it every
+/// large activation is unmapped when freed and faulted in page by page again, which nearly halves
+/// the rate of a linear layer. The retained heap counts towards a memory budget. Called once by the
+/// program before it starts threads; does nothing where the allocator has no such settings. Returns
+/// whether all three settings were taken.
+bool tune_allocator();
+
+}  // namespace atelier

@@ -1,0 +1,39 @@
+// Arguments of the linear kernels: y = activation(x W^T + b) [+ y].
+#pragma once
+
+#include <cstdint>
+
+#include "device/cpu/types.h"
+
+namespace atelier {
+
+/// What a linear layer does to its product before storing.
+enum class CpuEpilogue : uint8_t {
+  plain,
+  gelu,
+  gelu_tanh,
+  quick_gelu,
+  silu,
+  geglu,  // the first half of the outputs times gelu of the second half
+};
+
+/// A layer; decides the packed weight's form.
+struct CpuLinear {
+  CpuType type;  // of x and y
+  int64_t inputs, outputs;  // of W, so that geglu stores outputs / 2 numbers a row
+  CpuEpilogue epilogue = CpuEpilogue::plain;
+};
+
+/// One application to `rows` rows. `accumulate` adds the result to what y holds (a residual).
+struct CpuLinearRun {
+  int64_t rows;
+  const void* x;
+  int64_t x_stride;  // elements from row to row
+  const void* packed;  // 64-byte aligned
+  const float* bias;  // [outputs] or nullptr
+  void* y;
+  int64_t y_stride;
+  bool accumulate = false;
+};
+
+}  // namespace atelier
