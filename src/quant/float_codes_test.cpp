@@ -46,7 +46,7 @@ TEST(FloatCodes, WidenAndNarrowEverySixteenBitCode) {
 TEST(FloatCodes, RoundToTheNearestEvenLikeLibtorch) {
   std::mt19937 random(7);
   for (int i = 0; i < 2'000'000; ++i) {
-    const float value = float_from_bits(random());
+    const float value = float_from_bits(static_cast<uint32_t>(random()));
     if (std::isnan(value)) continue;
     EXPECT_EQ(float_to_half(value), c10::Half(value).x) << value;
     EXPECT_EQ(float_to_bfloat16(value), c10::BFloat16(value).x) << value;

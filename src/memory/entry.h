@@ -1,0 +1,50 @@
+// What lies behind a weight's handle, and the counters all entries of one Residency share.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "memory/residency.h"
+#include "memory/weight.h"
+
+namespace atelier {
+
+struct Residency::State {
+  std::mutex mutex;
+  std::vector<std::weak_ptr<Weight::Entry>> entries;  // in the order of binding
+  std::atomic<int64_t> weight_bytes = 0, peak_weight_bytes = 0;
+
+  void add_entry(const std::shared_ptr<Weight::Entry>& entry);
+  void count(int64_t bytes);
+};
+
+class Weight::Entry {
+ public:
+  Entry(std::shared_ptr<Residency::State> state, std::vector<Operand> operands, Form form,
+        Compute compute);
+  ~Entry();
+  Entry(const Entry&) = delete;
+  Entry& operator=(const Entry&) = delete;
+
+  at::Tensor pin();
+  bool prepared() const { return ready_.load(std::memory_order_acquire); }
+  /// Size as stored, a measure of the work of preparing.
+  int64_t stored_bytes() const;
+  const std::vector<Operand>& operands() const { return operands_; }
+  const Compute& compute() const { return compute_; }
+  const std::shared_ptr<Residency::State>& state() const { return state_; }
+
+ private:
+  std::shared_ptr<Residency::State> state_;
+  std::vector<Operand> operands_;
+  Form form_;
+  Compute compute_;
+  std::mutex mutex_;
+  std::atomic<bool> ready_ = false;
+  at::Tensor prepared_;  // written once, before ready_
+  int64_t bytes_ = 0;
+};
+
+}  // namespace atelier

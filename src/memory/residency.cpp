@@ -1,0 +1,58 @@
+// The list of live weights and their bytes.
+#include "memory/residency.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "memory/entry.h"
+
+namespace atelier {
+
+void Residency::State::add_entry(const std::shared_ptr<Weight::Entry>& entry) {
+  const std::lock_guard lock(mutex);
+  entries.push_back(entry);
+}
+
+void Residency::State::count(int64_t bytes) {
+  const int64_t now = weight_bytes.fetch_add(bytes) + bytes;
+  int64_t peak = peak_weight_bytes.load();
+  while (now > peak && !peak_weight_bytes.compare_exchange_weak(peak, now)) {
+  }
+}
+
+Residency::Residency() : state_(std::make_shared<State>()) {}
+Residency::~Residency() = default;
+
+Weight Residency::bind(Operand operand, Form form, const Compute& compute) {
+  std::vector<Operand> operands;
+  operands.push_back(std::move(operand));
+  auto entry =
+      std::make_shared<Weight::Entry>(state_, std::move(operands), std::move(form), compute);
+  state_->add_entry(entry);
+  return Weight(std::move(entry));
+}
+
+void Residency::prepare_all(const std::function<bool(double)>& progress) {
+  std::vector<std::shared_ptr<Weight::Entry>> waiting;
+  int64_t total = 0, done = 0;
+  {
+    const std::lock_guard lock(state_->mutex);
+    std::erase_if(state_->entries, [](const auto& entry) { return entry.expired(); });
+    for (const auto& weak : state_->entries)
+      if (auto entry = weak.lock(); entry && !entry->prepared()) {
+        total += entry->stored_bytes();
+        waiting.push_back(std::move(entry));
+      }
+  }
+  for (auto& entry : waiting) {
+    entry->pin();
+    done += entry->stored_bytes();
+    entry.reset();
+    if (progress && !progress(static_cast<double>(done) / static_cast<double>(total))) return;
+  }
+}
+
+Bytes Residency::weight_bytes() const { return Bytes(state_->weight_bytes.load()); }
+Bytes Residency::peak_weight_bytes() const { return Bytes(state_->peak_weight_bytes.load()); }
+
+}  // namespace atelier

@@ -1,0 +1,162 @@
+// Decoding operands and preparing weights once.
+#include "memory/weight.h"
+
+#include <ATen/core/dispatch/Dispatcher.h>
+
+#include "base/error.h"
+#include "memory/entry.h"
+#include "quant/decode.h"
+
+namespace atelier {
+namespace {
+
+int64_t row_elements(const TensorInfo& info) {
+  return info.shape.empty() ? 1 : info.elements() / std::max<int64_t>(1, info.shape[0]);
+}
+
+int64_t part_elements(const WeightPart& part, const TensorInfo& info) {
+  return info.shape.empty() ? 1 : part.rows * row_elements(info);
+}
+
+const TensorInfo& info_of(const WeightPart& part) {
+  const auto found = part.source->tensors().find(part.name);
+  ATELIER_CHECK(found != part.source->tensors().end());
+  return found->second;
+}
+
+// The stored bytes of the part's rows; rows of block encodings hold whole blocks.
+std::span<const std::byte> bytes_of(const WeightPart& part, const TensorInfo& info) {
+  const std::span<const std::byte> all = part.source->bytes(part.name);
+  if (info.shape.empty() || part.rows == info.shape[0]) return all;
+  const size_t row = all.size() / static_cast<size_t>(info.shape[0]);
+  return all.subspan(static_cast<size_t>(part.first_row) * row,
+                     static_cast<size_t>(part.rows) * row);
+}
+
+void decode_part(const WeightPart& part, at::Tensor out) {
+  const TensorInfo& info = info_of(part);
+  if (!part.transposed) {
+    decode(bytes_of(part, info), info.encoding, out, part.name);
+    return;
+  }
+  at::Tensor stored = at::empty({part.rows, row_elements(info)}, out.options());
+  decode(bytes_of(part, info), info.encoding, stored, part.name);
+  out.view({row_elements(info), part.rows}).copy_(stored.t());
+}
+
+void decode_operand(const Operand& operand, const at::Tensor& out) {
+  const at::Tensor flat = out.view({-1});
+  int64_t at = 0;
+  for (const WeightPart& part : operand.parts) {
+    const int64_t n = part_elements(part, info_of(part));
+    decode_part(part, flat.narrow(0, at, n));
+    at += n;
+  }
+  ATELIER_CHECK(at == flat.numel());
+}
+
+int64_t prepared_bytes(const at::Tensor& tensor) {
+  if (!tensor.is_mkldnn()) return static_cast<int64_t>(tensor.nbytes());
+  static const auto nbytes = c10::Dispatcher::singleton()
+                                 .findSchemaOrThrow("mkldnn::_nbytes", "")
+                                 .typed<int64_t(const at::Tensor&)>();
+  return nbytes.call(tensor);
+}
+
+}  // namespace
+
+at::Tensor Operands::decoded(size_t i, at::ScalarType dtype) const {
+  const Operand& operand = operands_[i];
+  if (operand.parts.size() == 1 && !operand.parts[0].transposed) {
+    const WeightPart& part = operand.parts[0];
+    const TensorInfo& info = info_of(part);
+    const auto bytes = bytes_of(part, info);
+    const at::Tensor view = view_of(bytes, info.encoding, dtype, operand.shape, part.source);
+    if (view.defined()) return view;
+  }
+  at::Tensor out = at::empty(operand.shape, at::dtype(dtype));
+  decode_operand(operand, out);
+  return out;
+}
+
+at::Tensor Operands::joined(at::ScalarType dtype) const {
+  if (operands_.size() == 1) return decoded(0, dtype);
+  Shape shape = operands_[0].shape;
+  for (size_t i = 1; i < operands_.size(); ++i) shape[0] += operands_[i].shape[0];
+  const at::Tensor out = at::empty(shape, at::dtype(dtype));
+  int64_t row = 0;
+  for (const Operand& operand : operands_) {
+    decode_operand(operand, out.narrow(0, row, operand.shape[0]));
+    row += operand.shape[0];
+  }
+  return out;
+}
+
+Form plain_form() {
+  return {"plain", [](const Operands& operands, const Compute& compute) {
+            return operands.joined(compute.dtype).to(compute.device.torch());
+          }};
+}
+
+Form fp32_form() {
+  return {"fp32", [](const Operands& operands, const Compute& compute) {
+            return operands.joined(at::kFloat).to(compute.device.torch());
+          }};
+}
+
+Pin Weight::pin() const {
+  ATELIER_CHECK(entry_);
+  return Pin(entry_->pin());
+}
+
+Weight Weight::as(Form form) const { return gather({*this}, std::move(form)); }
+
+const Shape& Weight::shape(size_t operand) const { return entry_->operands()[operand].shape; }
+
+const Compute& Weight::compute() const { return entry_->compute(); }
+
+Weight gather(const std::vector<Weight>& weights, Form form) {
+  ATELIER_CHECK(!weights.empty());
+  std::vector<Operand> operands;
+  for (const Weight& weight : weights) {
+    if (!weight) return {};
+    ATELIER_CHECK(weight.compute() == weights[0].compute());
+    const auto& own = weight.entry_->operands();
+    operands.insert(operands.end(), own.begin(), own.end());
+  }
+  const Weight::Entry& first = *weights[0].entry_;
+  auto entry = std::make_shared<Weight::Entry>(first.state(), std::move(operands), std::move(form),
+                                               first.compute());
+  first.state()->add_entry(entry);
+  return Weight(std::move(entry));
+}
+
+Weight::Entry::Entry(std::shared_ptr<Residency::State> state, std::vector<Operand> operands,
+                     Form form, Compute compute)
+    : state_(std::move(state)),
+      operands_(std::move(operands)),
+      form_(std::move(form)),
+      compute_(compute) {}
+
+Weight::Entry::~Entry() { state_->count(-bytes_); }
+
+int64_t Weight::Entry::stored_bytes() const {
+  int64_t bytes = 0;
+  for (const Operand& operand : operands_)
+    for (const WeightPart& part : operand.parts)
+      bytes += static_cast<int64_t>(bytes_of(part, info_of(part)).size());
+  return bytes;
+}
+
+at::Tensor Weight::Entry::pin() {
+  if (prepared()) return prepared_;
+  const std::lock_guard lock(mutex_);
+  if (prepared()) return prepared_;
+  prepared_ = form_.prepare(Operands(operands_), compute_);
+  bytes_ = prepared_bytes(prepared_);
+  state_->count(bytes_);
+  ready_.store(true, std::memory_order_release);
+  return prepared_;
+}
+
+}  // namespace atelier

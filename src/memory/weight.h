@@ -1,0 +1,101 @@
+// Weights as models hold them: handles that own no bytes until something pins them. Read first.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "device/device.h"
+#include "formats/tensor_source.h"
+
+namespace atelier {
+
+/// Where and in which dtype a component computes.
+struct Compute {
+  Device device;
+  at::ScalarType dtype = at::kFloat;
+  bool operator==(const Compute&) const = default;
+};
+
+/// What is taken from one stored tensor: all of it, or a run of its rows.
+struct WeightPart {
+  std::shared_ptr<const TensorSource> source;
+  std::string name;
+  int64_t first_row = 0, rows = 0;  // along dim 0
+  bool transposed = false;  // the stored matrix is the transpose of what is wanted
+};
+
+/// A tensor a model knows by one name: its parts joined along dim 0 and seen as `shape`.
+struct Operand {
+  std::vector<WeightPart> parts;
+  Shape shape;
+};
+
+/// Stored operands, decoded when a form asks.
+class Operands {
+ public:
+  explicit Operands(const std::vector<Operand>& operands) : operands_(operands) {}
+  size_t size() const { return operands_.size(); }
+  const Shape& shape(size_t i) const { return operands_[i].shape; }
+  /// Operand `i` as a contiguous CPU tensor of `dtype`; may be a view of the file: not to be
+  /// written to. Throws `unsupported` or `malformed`.
+  at::Tensor decoded(size_t i, at::ScalarType dtype) const;
+  /// All operands joined along dim 0, contiguous, on the CPU; a lone operand as by `decoded`.
+  at::Tensor joined(at::ScalarType dtype) const;
+
+ private:
+  const std::vector<Operand>& operands_;
+};
+
+/// What a kernel wants of a weight. `prepare` is a pure function of the operands' bytes and the
+/// compute device and dtype, so that the same checkpoint always computes the same.
+struct Form {
+  std::string_view name;
+  std::function<at::Tensor(const Operands& operands, const Compute& compute)> prepare;
+};
+
+/// The operands joined in the compute dtype on the compute device.
+Form plain_form();
+/// The same in fp32 whatever the compute dtype, as norms and biases added in fp32 want it.
+Form fp32_form();
+
+/// Keeps a prepared weight in place while it lives.
+class Pin {
+ public:
+  explicit Pin(at::Tensor tensor) : tensor_(std::move(tensor)) {}
+  const at::Tensor& operator*() const { return tensor_; }
+  const at::Tensor* operator->() const { return &tensor_; }
+
+ private:
+  at::Tensor tensor_;
+};
+
+/// A weight by handle: copies share one prepared tensor, which goes when the last copy does. An
+/// empty handle stands for "this layer has none".
+class Weight {
+ public:
+  class Entry;
+  Weight() = default;
+  explicit Weight(std::shared_ptr<Entry> entry) : entry_(std::move(entry)) {}
+  explicit operator bool() const { return entry_ != nullptr; }
+  /// The prepared tensor; prepares it first if it is not. Safe from any thread.
+  Pin pin() const;
+  /// The same stored bytes in another form.
+  Weight as(Form form) const;
+  const Shape& shape(size_t operand = 0) const;
+  const Compute& compute() const;
+
+ private:
+  friend Weight gather(const std::vector<Weight>& weights, Form form);
+  std::shared_ptr<Entry> entry_;
+};
+
+/// One weight made of several, whose operands `form` receives in order.
+Weight gather(const std::vector<Weight>& weights, Form form);
+
+}  // namespace atelier

@@ -1,0 +1,120 @@
+// Weights: preparing once, joining, rows, transposes, accounting.
+#include "memory/weight.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <thread>
+
+#include "memory/memory_source.h"
+#include "memory/residency.h"
+
+namespace atelier {
+namespace {
+
+struct Fixture : ::testing::Test {
+  std::shared_ptr<MemorySource> source = std::make_shared<MemorySource>();
+  Residency residency;
+  Compute compute{.device = {}, .dtype = at::kBFloat16};
+
+  Fixture() {
+    at::manual_seed(1);
+    source->put("a", at::randn({6, 4}));
+    source->put("b", at::randn({2, 4}).to(at::kHalf));
+  }
+  WeightPart whole(const std::string& name) const {
+    return {source, name, 0, source->tensor(name).size(0)};
+  }
+  Weight bind(const std::string& name) {
+    return residency.bind({{whole(name)}, source->tensor(name).sizes().vec()}, plain_form(),
+                          compute);
+  }
+};
+
+using WeightTest = Fixture;
+
+TEST_F(WeightTest, PinsTheDecodedTensor) {
+  const Weight a = bind("a");
+  EXPECT_TRUE(at::equal(*a.pin(), source->tensor("a").to(at::kBFloat16)));
+}
+
+TEST_F(WeightTest, OfTheStoredDtypeIsAViewOfTheSource) {
+  compute.dtype = at::kFloat;
+  EXPECT_EQ(bind("a").pin()->const_data_ptr(), source->tensor("a").const_data_ptr());
+}
+
+TEST_F(WeightTest, JoinsPartsOfSeveralEncodings) {
+  const Weight both = residency.bind({{whole("a"), whole("b")}, {8, 4}}, plain_form(), compute);
+  const at::Tensor expected =
+      at::cat({source->tensor("a"), source->tensor("b").to(at::kFloat)}).to(at::kBFloat16);
+  EXPECT_TRUE(at::equal(*both.pin(), expected));
+  EXPECT_TRUE(at::equal(*gather({bind("a"), bind("b")}, plain_form()).pin(), expected));
+}
+
+TEST_F(WeightTest, TakesRowsAndTransposes) {
+  WeightPart rows = whole("a");
+  rows.first_row = 2;
+  rows.rows = 3;
+  const at::Tensor a = source->tensor("a");
+  EXPECT_TRUE(
+      at::equal(*residency.bind({{rows}, {3, 4}}, fp32_form(), compute).pin(), a.narrow(0, 2, 3)));
+  rows.transposed = true;
+  EXPECT_TRUE(at::equal(*residency.bind({{rows}, {4, 3}}, fp32_form(), compute).pin(),
+                        a.narrow(0, 2, 3).t()));
+}
+
+TEST_F(WeightTest, AFormSeesItsOperandsInOrder) {
+  const Weight sum =
+      gather({bind("b"), bind("b")}, {"sum", [](const Operands& operands, const Compute&) {
+                                        EXPECT_EQ(operands.size(), 2u);
+                                        return operands.decoded(0, at::kFloat) +
+                                               operands.decoded(1, at::kFloat);
+                                      }});
+  EXPECT_TRUE(at::equal(*sum.pin(), 2 * source->tensor("b").to(at::kFloat)));
+}
+
+TEST_F(WeightTest, IsPreparedOnceEvenFromManyThreads) {
+  std::atomic<int> prepared = 0;
+  const Weight a = bind("a").as({"counting", [&](const Operands& operands, const Compute&) {
+                                   ++prepared;
+                                   return operands.joined(at::kFloat).clone();
+                                 }});
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 8; ++i) threads.emplace_back([&] { EXPECT_EQ(a.pin()->numel(), 24); });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(prepared, 1);
+}
+
+TEST_F(WeightTest, BytesAreCountedWhilePrepared) {
+  EXPECT_EQ(residency.weight_bytes(), Bytes(0));
+  {
+    const Weight a = bind("a"), b = bind("b"), unused_raw = bind("a");
+    const Weight copy = a;
+    residency.prepare_all();
+    EXPECT_EQ(residency.weight_bytes(), Bytes(24 * 2 + 8 * 2 + 24 * 2));
+  }
+  EXPECT_EQ(residency.weight_bytes(), Bytes(0));
+  EXPECT_EQ(residency.peak_weight_bytes(), Bytes(112));
+}
+
+TEST_F(WeightTest, PreparingStopsWhenAsked) {
+  const Weight a = bind("a"), b = bind("b");
+  residency.prepare_all([](double share) {
+    EXPECT_GT(share, 0);
+    EXPECT_LT(share, 1);
+    return false;
+  });
+  EXPECT_EQ(residency.weight_bytes(), Bytes(48));
+}
+
+TEST_F(WeightTest, APinOutlivesItsWeight) {
+  std::optional<Pin> pin;
+  {
+    const Weight a = bind("a");
+    pin = a.pin();
+  }
+  EXPECT_TRUE(at::equal(**pin, source->tensor("a").to(at::kBFloat16)));
+}
+
+}  // namespace
+}  // namespace atelier

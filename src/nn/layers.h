@@ -1,0 +1,127 @@
+// Layers for model files: each binds its weights in its constructor and computes in operator().
+//
+// Pictures are [B, C, H, W] in channels-last memory, token rows [B, L, C] contiguous; `tokens` and
+// `picture` turn one into the other without copying. Layers return values; those named `add_to`
+// change their first argument in place. On the CPU weights are packed and operations fused, on any
+// other device the same layers run plain ATen operators.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <initializer_list>
+#include <string_view>
+#include <utility>
+
+#include "nn/block.h"
+
+namespace atelier::nn {
+
+using at::Tensor;
+
+enum class Bias : bool { none, with };
+
+/// y = x W^T + b.
+class Linear {
+ public:
+  Linear(const Scope& w, int64_t in, int64_t out, Bias bias = Bias::with);
+  /// Several matrices of the same input as one: `Linear qkv{w, {"to_q", "to_k", "to_v"}, c, c}`
+  /// gives [..., 3 out].
+  Linear(const Scope& w, std::initializer_list<std::string_view> names, int64_t in, int64_t out,
+         Bias bias = Bias::with);
+  /// [..., in] -> [..., out]
+  Tensor operator()(const Tensor& x) const;
+  /// y += operator()(x); y [..., out] contiguous.
+  void add_to(Tensor& y, const Tensor& x) const;
+
+ private:
+  Weight weight_, bias_;
+};
+
+/// Kernel k x k, stride and padding equal in both directions.
+struct ConvShape {
+  int64_t kernel = 3, stride = 1, padding = 1;
+};
+constexpr ConvShape k3x3{};
+constexpr ConvShape k1x1{.kernel = 1, .stride = 1, .padding = 0};
+constexpr ConvShape kHalving{.kernel = 3, .stride = 2, .padding = 1};
+
+class Conv2d {
+ public:
+  Conv2d(const Scope& w, int64_t in, int64_t out, ConvShape shape = k3x3, Bias bias = Bias::with);
+  /// [B, in, H, W] -> [B, out, H', W']
+  Tensor operator()(const Tensor& x) const;
+  /// The same plus `shift` [B, out] fp32 at every pixel.
+  Tensor operator()(const Tensor& x, const Tensor& shift) const;
+  /// y += operator()(x)
+  void add_to(Tensor& y, const Tensor& x) const;
+
+ private:
+  Weight weight_, bias_;
+  ConvShape shape_;
+};
+
+/// Nearest-neighbour doubling and a 3x3 convolution.
+class UpsampleConv {
+ public:
+  UpsampleConv(const Scope& w, int64_t in, int64_t out);
+  /// [B, in, H, W] -> [B, out, 2H, 2W]
+  Tensor operator()(const Tensor& x) const;
+  /// [B, in, H, W] -> [B, out, h, w]: resized to h x w instead of doubled, for odd pictures.
+  Tensor operator()(const Tensor& x, int64_t h, int64_t w) const;
+
+ private:
+  Weight weight_, bias_;
+};
+
+/// Statistics in fp32 over each of `groups` runs of channels.
+class GroupNorm {
+ public:
+  GroupNorm(const Scope& w, int64_t channels, double eps = 1e-5, int64_t groups = 32);
+  /// [B, C, H, W] -> same
+  Tensor operator()(const Tensor& x) const { return run(x, {}, false).first; }
+  /// silu(norm(x))
+  Tensor silu(const Tensor& x) const { return run(x, {}, true).first; }
+  /// silu(norm(z)) and z itself, for z = x and y joined along the channels; z is x if y is
+  /// undefined.
+  std::pair<Tensor, Tensor> silu_joined(const Tensor& x, const Tensor& y) const {
+    return run(x, y, true);
+  }
+
+ private:
+  std::pair<Tensor, Tensor> run(const Tensor& x, const Tensor& y, bool silu) const;
+  Weight weight_, bias_;
+  double eps_;
+  int64_t groups_;
+};
+
+class LayerNorm {
+ public:
+  LayerNorm(const Scope& w, int64_t channels, double eps = 1e-5);
+  /// [..., C] -> same
+  Tensor operator()(const Tensor& x) const;
+
+ private:
+  Weight weight_, bias_;
+  double eps_;
+};
+
+class Embedding {
+ public:
+  Embedding(const Scope& w, int64_t entries, int64_t width);
+  /// Indices of any shape -> [..., width] in the compute dtype.
+  Tensor operator()(const Tensor& ids) const;
+  /// The first n rows [n, width].
+  Tensor rows(int64_t n) const;
+
+ private:
+  Weight weight_;
+};
+
+/// [B, C, H, W] -> [B, H*W, C] and back; both share memory with a channels-last x.
+Tensor tokens(const Tensor& x);
+Tensor picture(const Tensor& tokens, int64_t h, int64_t w);
+
+/// Sinusoids of t [B]: [B, width] fp32, cosines first, periods from 2 pi to 2 pi * max_period.
+Tensor timestep_embedding(const Tensor& t, int64_t width, double max_period = 10000);
+
+}  // namespace atelier::nn

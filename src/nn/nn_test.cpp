@@ -1,0 +1,350 @@
+// Names, reports and layers: layouts give equal weights, every layer equals its plain ATen form.
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "memory/memory_source.h"
+#include "nn/attention.h"
+#include "nn/layers.h"
+
+namespace atelier::nn {
+namespace {
+
+const KeyLayout kOwn{.name = "own", .signature = ""};
+
+struct Names : ::testing::Test {
+  std::shared_ptr<MemorySource> source = std::make_shared<MemorySource>("file");
+  Residency residency;
+  BindReport report;
+
+  void put(const std::string& name, Shape shape) { source->put(name, at::randn(shape)); }
+  Scope scope(const KeyLayout& layout = kOwn, const std::string& prefix = "",
+              at::ScalarType dtype = at::kFloat) {
+    return Scope(std::make_shared<const Binding>(Binding{
+        KeyMap(source, prefix, layout), residency, report, {.device = {}, .dtype = dtype}}));
+  }
+};
+
+TEST_F(Names, AScopeWalksDownToAWeight) {
+  put("model.blocks.3.img_mlp.weight", {2, 3});
+  const Scope w = scope(kOwn, "model.") / "blocks" / int64_t{3};
+  EXPECT_EQ(w.name(), "blocks.3.");
+  EXPECT_TRUE((w.prefixed("img_") / "mlp").has("weight"));
+  const Weight weight = (w.prefixed("img_") / "mlp").weight("weight", {2, 3});
+  EXPECT_TRUE(at::equal(*weight.pin(), source->tensor("model.blocks.3.img_mlp.weight")));
+  report.check_unused(w.keys(), {});
+  EXPECT_NO_THROW(report.throw_if_bad("file"));
+}
+
+TEST_F(Names, EveryProblemIsToldInOneMessage) {
+  put("a.weight", {2, 3});
+  put("left.over", {1});
+  put("ema.left", {1});
+  const Scope w = scope();
+  EXPECT_FALSE((w / "a").weight("weight", {3, 3}));
+  EXPECT_FALSE((w / "b").weight("bias", {7}));
+  constexpr std::string_view kIgnore[] = {"ema.*"};
+  report.check_unused(w.keys(), kIgnore);
+  try {
+    report.throw_if_bad("file");
+    FAIL();
+  } catch (const Error& error) {
+    const std::string text = error.what();
+    EXPECT_NE(text.find("shape of a.weight: file has [2, 3], model wants [3, 3]"), text.npos)
+        << text;
+    EXPECT_NE(text.find("missing b.bias [7]"), text.npos) << text;
+    EXPECT_NE(text.find("unused left.over"), text.npos) << text;
+    EXPECT_EQ(text.find("ema.left"), text.npos) << text;
+  }
+}
+
+TEST_F(Names, A1x1ConvolutionIsAMatrix) {
+  put("proj.weight", {4, 2, 1, 1});
+  const Weight weight = (scope() / "proj").weight("weight", {4, 2});
+  ASSERT_TRUE(weight);
+  EXPECT_EQ(weight.pin()->sizes(), at::IntArrayRef({4, 2}));
+}
+
+TEST_F(Names, CountsAndShapesSpeakTheModelsNames) {
+  for (int i = 0; i < 3; ++i) put("net.layers." + std::to_string(i) + ".weight", {i + 1});
+  const Scope w = scope(kOwn, "net.");
+  EXPECT_EQ(w.count("layers", "weight"), 3);
+  EXPECT_EQ(w.shape("layers.2.weight"), Shape({3}));
+  EXPECT_THROW(w.shape("layers.3.weight"), Error);
+}
+
+constexpr KeyRule kRules[] = {
+    {.canonical = "in.{Ra+b+1}.0.conv", .sources = {"down.{a}.res.{b}.conv1"}},
+    {.canonical = "in.{Ra+b+1}.1.*", .sources = {"down.{a}.attn.{b}.*"}},
+    {.canonical = "in.{Ra+R}.0.op", .sources = {"down.{a}.half"}},
+    {.canonical = "up.{a}.2.conv", .sources = {"ups.{a}.conv"}, .when = "ups.{a}.attn.weight"},
+    {.canonical = "up.{a}.1.conv", .sources = {"ups.{a}.conv"}, .unless = "ups.{a}.attn.weight"},
+    {.canonical = "up.{a}.1", .sources = {"ups.{a}.attn"}},
+    {.canonical = "qkv", .sources = {"q", "k", "v"}},
+    {.canonical = "one", .sources = {"fused"}, .take = {.part = 0, .of = 2}},
+    {.canonical = "two", .sources = {"fused"}, .take = {.part = 1, .of = 2}},
+    {.canonical = "projection", .sources = {"t.weight"}, .take = {.transposed = true}},
+};
+constexpr KeyLayout kForeign{.name = "foreign",
+                             .signature = "q.weight",
+                             .rules = kRules,
+                             .stride = "down.0.res.{n}.conv1.weight"};
+
+TEST_F(Names, RulesCountWithTheLayoutsStride) {
+  for (const char* name :
+       {"down.0.res.0.conv1.weight", "down.0.res.1.conv1.weight", "down.1.res.1.conv1.weight",
+        "down.1.attn.0.deep.er.bias", "down.0.half.weight", "ups.0.conv.bias", "ups.1.conv.bias",
+        "ups.1.attn.weight", "plain.weight"})
+    put(name, {1});
+  const KeyMap keys(source, "", kForeign);
+  for (const char* name : {"in.1.0.conv.weight", "in.2.0.conv.weight", "in.5.0.conv.weight",
+                           "in.4.1.deep.er.bias", "in.3.0.op.weight", "up.0.1.conv.bias",
+                           "up.1.2.conv.bias", "up.1.1.weight", "plain.weight"})
+    EXPECT_TRUE(keys.find(name)) << name;
+  EXPECT_EQ(keys.items().size(), 9u);
+}
+
+TEST_F(Names, SourcesAreJoinedSplitAndTransposed) {
+  for (const char* name : {"q.weight", "k.weight", "v.weight"}) put(name, {2, 3});
+  put("fused.weight", {4, 3});
+  put("t.weight", {2, 5});
+  const Scope w = scope(kForeign);
+  const auto get = [&](const char* module, const char* leaf, Shape shape) {
+    return *(*module ? w / module : w).weight(leaf, shape).pin();
+  };
+  EXPECT_TRUE(at::equal(get("qkv", "weight", {6, 3}),
+                        at::cat({source->tensor("q.weight"), source->tensor("k.weight"),
+                                 source->tensor("v.weight")})));
+  EXPECT_TRUE(
+      at::equal(get("one", "weight", {2, 3}), source->tensor("fused.weight").narrow(0, 0, 2)));
+  EXPECT_TRUE(
+      at::equal(get("two", "weight", {2, 3}), source->tensor("fused.weight").narrow(0, 2, 2)));
+  EXPECT_TRUE(at::equal(get("", "projection", {5, 2}), source->tensor("t.weight").t()));
+  report.check_unused(w.keys(), {});
+  EXPECT_TRUE(report.problems().empty());
+}
+
+TEST_F(Names, ALackingSourceIsTheOneReported) {
+  put("q.weight", {2, 3});
+  put("v.weight", {2, 3});
+  EXPECT_FALSE(scope(kForeign).has("qkv.weight"));
+  (scope(kForeign) / "qkv").weight("weight", {6, 3});
+  ASSERT_EQ(report.problems().size(), 1u);
+  EXPECT_NE(report.problems()[0].find("missing k.weight"), std::string::npos);
+}
+
+// ---- layers
+
+double error(const Tensor& got, const Tensor& want) {
+  const Tensor a = got.to(at::kFloat), b = want.to(at::kFloat);
+  return ((a - b).norm() / b.norm()).item<double>();
+}
+
+struct Precision {
+  at::ScalarType dtype;
+  double limit;  // relative, against fp32
+};
+
+struct Layers : Names, ::testing::WithParamInterface<Precision> {
+  c10::InferenceMode guard;
+  Layers() { at::manual_seed(3); }
+  Scope w() { return scope(kOwn, "", GetParam().dtype); }
+  Tensor t(const std::string& name) { return source->tensor(name); }
+  Tensor cast(const Tensor& x) { return x.to(GetParam().dtype); }
+  Tensor random(at::IntArrayRef shape) {
+    const Tensor x = at::randn(shape);
+    return x.dim() == 4 ? x.contiguous(at::MemoryFormat::ChannelsLast) : x;
+  }
+  void expect_close(const Tensor& got, const Tensor& want) {
+    ASSERT_EQ(got.sizes(), want.sizes());
+    EXPECT_EQ(got.scalar_type(), GetParam().dtype);
+    EXPECT_LE(error(got, want), GetParam().limit);
+  }
+};
+
+TEST_P(Layers, LinearWithAndWithoutBiasAndInPlace) {
+  put("l.weight", {48, 32});
+  put("l.bias", {48});
+  const Linear with(w() / "l", 32, 48), without(w() / "l", 32, 48, Bias::none);
+  const Tensor x = random({2, 5, 32}), y = random({2, 5, 48});
+  const Tensor want = at::linear(x, t("l.weight"), t("l.bias"));
+  expect_close(with(cast(x)), want);
+  expect_close(without(cast(x)), at::linear(x, t("l.weight")));
+  Tensor sum = cast(y).clone();
+  with.add_to(sum, cast(x));
+  expect_close(sum, y + want);
+}
+
+TEST_P(Layers, SeveralMatricesAsOneLinear) {
+  for (const char* name : {"q.weight", "k.weight"}) put(name, {16, 32});
+  for (const char* name : {"q.bias", "k.bias"}) put(name, {16});
+  const Linear both(w(), {"q", "k"}, 32, 16);
+  const Tensor x = random({3, 32});
+  expect_close(both(cast(x)), at::cat({at::linear(x, t("q.weight"), t("q.bias")),
+                                       at::linear(x, t("k.weight"), t("k.bias"))},
+                                      1));
+}
+
+TEST_P(Layers, ConvolutionsOfEveryShape) {
+  struct Case {
+    ConvShape shape;
+    int64_t in, out, h, w;
+  };
+  for (const Case& c :
+       {Case{k3x3, 32, 64, 8, 8}, Case{k3x3, 64, 64, 7, 5}, Case{k3x3, 4, 32, 8, 6},
+        Case{k3x3, 32, 4, 6, 6}, Case{k1x1, 32, 48, 4, 4}, Case{kHalving, 32, 32, 9, 8}}) {
+    SCOPED_TRACE(std::to_string(c.in) + " to " + std::to_string(c.out));
+    put("c.weight", {c.out, c.in, c.shape.kernel, c.shape.kernel});
+    put("c.bias", {c.out});
+    const Conv2d conv(w() / "c", c.in, c.out, c.shape);
+    const Tensor x = random({2, c.in, c.h, c.w});
+    const Tensor want = at::conv2d(x, t("c.weight"), t("c.bias"), c.shape.stride, c.shape.padding);
+    const Tensor y = random(want.sizes()), shift = at::randn({2, c.out});
+    expect_close(conv(cast(x)), want);
+    EXPECT_TRUE(conv(cast(x)).is_contiguous(at::MemoryFormat::ChannelsLast));
+    expect_close(conv(cast(x), shift), want + shift.view({2, c.out, 1, 1}));
+    Tensor sum = cast(y).clone();
+    conv.add_to(sum, cast(x));
+    expect_close(sum, y + want);
+  }
+}
+
+TEST_P(Layers, UpsamplingDoublesOrMeetsAnOddSize) {
+  put("u.weight", {64, 32, 3, 3});
+  put("u.bias", {64});
+  const UpsampleConv up(w() / "u", 32, 64);
+  const Tensor x = random({2, 32, 4, 5});
+  const auto want = [&](int64_t h, int64_t width) {
+    return at::conv2d(at::upsample_nearest2d(x, {h, width}), t("u.weight"), t("u.bias"), 1, 1);
+  };
+  expect_close(up(cast(x)), want(8, 10));
+  expect_close(up(cast(x), 8, 10), want(8, 10));
+  expect_close(up(cast(x), 7, 9), want(7, 9));
+}
+
+TEST_P(Layers, GroupNormJoinsAndActivates) {
+  put("n.weight", {96});
+  put("n.bias", {96});
+  const GroupNorm norm(w() / "n", 96);
+  const Tensor x = random({2, 64, 4, 6}), y = random({2, 32, 4, 6});
+  const Tensor z = at::cat({x, y}, 1);
+  const Tensor want = at::group_norm(z, 32, t("n.weight"), t("n.bias"), 1e-5);
+  expect_close(norm(cast(z)), want);
+  expect_close(norm.silu(cast(z)), at::silu(want));
+  const auto [normed, joined] = norm.silu_joined(cast(x), cast(y));
+  expect_close(normed, at::silu(want));
+  EXPECT_TRUE(at::equal(joined, cast(z)));
+  const auto [alone, itself] = norm.silu_joined(cast(z), {});
+  expect_close(alone, at::silu(want));
+  EXPECT_TRUE(at::equal(itself, cast(z)));
+}
+
+TEST_P(Layers, LayerNormAndEmbedding) {
+  put("n.weight", {40});
+  put("n.bias", {40});
+  put("e.weight", {10, 40});
+  const Tensor x = random({2, 3, 40});
+  expect_close(LayerNorm(w() / "n", 40)(cast(x)),
+               at::layer_norm(x, {40}, t("n.weight"), t("n.bias"), 1e-5));
+  const Tensor ids = at::tensor({3, 9, 0}, at::kLong);
+  expect_close(Embedding(w() / "e", 10, 40)(ids), at::embedding(t("e.weight"), ids));
+}
+
+Tensor plain_attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t heads,
+                       const Tensor& mask) {
+  const auto split = [&](const Tensor& x) {
+    return x.view({x.size(0), x.size(1), heads, -1}).transpose(1, 2);
+  };
+  Tensor scores = at::matmul(split(q), split(k).transpose(2, 3)) /
+                  std::sqrt(static_cast<double>(q.size(2) / heads));
+  if (mask.defined()) scores = scores + mask;
+  return at::matmul(at::softmax(scores, -1), split(v)).transpose(1, 2).reshape(q.sizes());
+}
+
+TEST_P(Layers, AttentionOfManySizes) {
+  struct Case {
+    int64_t heads, width, queries, keys;
+  };
+  for (const Case& c :
+       {Case{8, 320, 64, 64}, Case{2, 128, 33, 77}, Case{1, 32, 5, 5}, Case{8, 64, 16, 1}}) {
+    SCOPED_TRACE(c.width);
+    const Tensor q = random({2, c.queries, c.width}), k = random({2, c.keys, c.width}),
+                 v = random({2, c.keys, c.width});
+    expect_close(attention(cast(q), cast(k), cast(v), c.heads),
+                 plain_attention(q, k, v, c.heads, {}));
+    const Tensor mask = at::where(at::rand({1, 1, c.queries, c.keys}) < 0.2, -1e4, 0.0)
+                            .to(at::kFloat)
+                            .index_fill_(3, at::zeros({1}, at::kLong), 0);
+    expect_close(attention(cast(q), cast(k), cast(v), c.heads, cast(mask)),
+                 plain_attention(q, k, v, c.heads, mask));
+  }
+}
+
+TEST_P(Layers, CausalAttentionSeesOnlyThePast) {
+  const Tensor q = random({1, 7, 64}), k = random({1, 7, 64}), v = random({1, 7, 64});
+  const Tensor mask = at::full({7, 7}, -1e30).triu(1);
+  expect_close(causal_attention(cast(q), cast(k), cast(v), 2), plain_attention(q, k, v, 2, mask));
+}
+
+TEST_P(Layers, TransformerSubLayersAddToTheResidual) {
+  for (const char* name : {"s.to_q.weight", "s.to_k.weight", "s.to_v.weight", "s.to_out.0.weight",
+                           "x.to_q.weight", "x.to_out.0.weight"})
+    source->put(name, at::randn({64, 64}) / 8);
+  for (const char* name : {"x.to_k.weight", "x.to_v.weight"})
+    source->put(name, at::randn({64, 24}) / 5);
+  for (const char* name :
+       {"s.to_out.0.bias", "x.to_out.0.bias", "n.weight", "n.bias", "f.net.2.bias"})
+    put(name, {64});
+  source->put("f.net.0.proj.weight", at::randn({512, 64}) / 8);
+  source->put("f.net.2.weight", at::randn({64, 256}) / 16);
+  put("f.net.0.proj.bias", {512});
+  const Tensor y = random({2, 20, 64}), x = random({2, 20, 64}), c = random({2, 7, 24});
+  const auto lin = [&](const Tensor& in, const std::string& name) {
+    return at::linear(in, t(name));
+  };
+
+  Tensor got = cast(y).clone();
+  SelfAttention(w() / "s", 64, {.count = 4}).add_to(got, cast(x));
+  const Tensor self = plain_attention(lin(x, "s.to_q.weight"), lin(x, "s.to_k.weight"),
+                                      lin(x, "s.to_v.weight"), 4, {});
+  expect_close(got, y + at::linear(self, t("s.to_out.0.weight"), t("s.to_out.0.bias")));
+
+  const Context context(cast(c));
+  const CrossAttention cross(w() / "x", 64, 24, {.count = 4});
+  const Tensor seen = plain_attention(lin(x, "x.to_q.weight"), lin(c, "x.to_k.weight"),
+                                      lin(c, "x.to_v.weight"), 4, {});
+  for (int repeat = 0; repeat < 2; ++repeat) {
+    got = cast(y).clone();
+    cross.add_to(got, cast(x), context);
+    expect_close(got, y + at::linear(seen, t("x.to_out.0.weight"), t("x.to_out.0.bias")));
+  }
+
+  got = cast(y).clone();
+  GegluFeedForward(w() / "f", 64, 256).add_to(got, LayerNorm(w() / "n", 64));
+  const Tensor normed = at::layer_norm(y, {64}, t("n.weight"), t("n.bias"), 1e-5);
+  const auto halves =
+      at::linear(normed, t("f.net.0.proj.weight"), t("f.net.0.proj.bias")).chunk(2, -1);
+  expect_close(
+      got, y + at::linear(halves[0] * at::gelu(halves[1]), t("f.net.2.weight"), t("f.net.2.bias")));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Cpu, Layers, ::testing::Values(Precision{at::kFloat, 2e-6}, Precision{at::kBFloat16, 8e-3}),
+    [](const auto& test) { return std::string(dtype_name(test.param.dtype)); });
+
+TEST(Tokens, ShareMemoryWithAChannelsLastPicture) {
+  const Tensor x = at::randn({2, 3, 4, 5}).contiguous(at::MemoryFormat::ChannelsLast);
+  const Tensor rows = tokens(x);
+  EXPECT_EQ(rows.const_data_ptr(), x.const_data_ptr());
+  EXPECT_EQ(picture(rows, 4, 5).const_data_ptr(), x.const_data_ptr());
+  EXPECT_TRUE(at::equal(picture(rows, 4, 5), x));
+}
+
+TEST(TimestepEmbedding, HasCosinesFirst) {
+  const Tensor e = timestep_embedding(at::tensor({0.0f, 7.0f}), 6);
+  EXPECT_TRUE(at::allclose(e[0], at::tensor({1.0f, 1.0f, 1.0f, 0.0f, 0.0f, 0.0f})));
+  EXPECT_NEAR(e[1][0].item<float>(), std::cos(7.0f), 1e-6);
+  EXPECT_NEAR(e[1][4].item<float>(), std::sin(7 * std::pow(10000.0, -1.0 / 3)), 1e-5);
+}
+
+}  // namespace
+}  // namespace atelier::nn
