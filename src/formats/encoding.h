@@ -11,9 +11,55 @@ namespace atelier {
 /// Every element encoding a checkpoint file can hold. Block types store `block_elements` values
 /// of one row in `block_bytes` bytes.
 enum class Encoding : uint8_t {
-  f64, f32, f16, bf16, f8_e4m3, f8_e5m2, i64, i32, i16, i8, u64, u32, u16, u8, boolean,
-  q4_0, q4_1, q5_0, q5_1, q8_0, q8_1, q2_k, q3_k, q4_k, q5_k, q6_k, q8_k,
-  iq2_xxs, iq2_xs, iq3_xxs, iq1_s, iq4_nl, iq3_s, iq2_s, iq4_xs, iq1_m, tq1_0, tq2_0, mxfp4, nvfp4,
+  f64,
+  f32,
+  f16,
+  bf16,
+  f8_e4m3,
+  f8_e5m2,
+  i64,
+  i32,
+  i16,
+  i8,
+  u64,
+  u32,
+  u16,
+  u8,
+  boolean,
+  q4_0,
+  q4_1,
+  q5_0,
+  q5_1,
+  q8_0,
+  q8_1,
+  q2_k,
+  q3_k,
+  q4_k,
+  q5_k,
+  q6_k,
+  q8_k,
+  iq2_xxs,
+  iq2_xs,
+  iq3_xxs,
+  iq1_s,
+  iq4_nl,
+  iq3_s,
+  iq2_s,
+  iq4_xs,
+  iq1_m,
+  tq1_0,
+  tq2_0,
+  mxfp4,
+  nvfp4,
+  q1_0,
+  q2_0,
+  f8_e4m3fnuz,
+  f8_e5m2fnuz,
+  f8_e8m0,
+  f6_e2m3,
+  f6_e3m2,
+  f4,
+  c64,
 };
 
 /// The row of one encoding.
@@ -22,7 +68,7 @@ struct EncodingInfo {
   std::string_view name;  // as people and GGUF tools write it: "Q4_K", "BF16", "F8_E4M3"
   int32_t block_elements;
   int32_t block_bytes;
-  int32_t ggml_type;             // type number in GGUF, or -1
+  int32_t ggml_type;  // type number in GGUF, or -1
   std::string_view safetensors;  // dtype in safetensors, or ""
 };
 

@@ -17,19 +17,23 @@ namespace atelier {
 /// Extents, outermost first; empty for a scalar.
 using Shape = std::vector<int64_t>;
 
-/// Header entry of one tensor: no bytes. `shape` is the logical (decoded) shape.
+/// Header entry of one tensor: no bytes. `shape` is the logical (decoded) shape; blocks of a block
+/// encoding run over its elements in order.
 struct TensorInfo {
   Shape shape;
   Encoding encoding = Encoding::f32;
-  uint64_t size = 0;    // encoded bytes
-  uint32_t shard = 0;   // which of the source's files
-  uint64_t offset = 0;  // of the first byte in that file
+  uint64_t size = 0;  // encoded bytes
+  uint32_t shard = 0;  // which of the source's files
+  uint64_t offset = 0;  // of the first byte in that file; any value, aligned or not
+  bool strided = false;  // the file holds the elements in another order; `bytes()` gathers them
   /// Number of elements; the reader has checked that it fits.
   int64_t elements() const;
 };
 
 /// The tensors of one model file or set of shards, in name order.
 using TensorTable = std::map<std::string, TensorInfo, std::less<>>;
+/// Text by key, in key order.
+using Metadata = std::map<std::string, std::string, std::less<>>;
 
 /// Where encoded bytes come from. Const member functions are safe from any thread.
 class TensorSource {
@@ -44,7 +48,9 @@ class TensorSource {
   /// What the user calls it: the path, for messages.
   virtual std::string label() const = 0;
   /// Text metadata (safetensors `__metadata__`, GGUF scalars as text), by key.
-  virtual const std::map<std::string, std::string, std::less<>>& metadata() const = 0;
+  virtual const Metadata& metadata() const = 0;
+  /// What kind of file it is, for people: "safetensors", "GGUF".
+  virtual std::string format() const { return "tensors"; }
 };
 
 /// "[320, 4, 3, 3]"

@@ -1,0 +1,40 @@
+// safetensors: a JSON header and raw tensors behind it. Reading and writing.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "formats/tensor_source.h"
+
+namespace atelier {
+
+struct FileContents;
+
+/// Whether `file` begins as a safetensors file does: a length, then "{".
+bool is_safetensors(std::span<const std::byte> file);
+
+/// Reads the header of a whole safetensors file. Throws `malformed` or `unsupported` (an unknown
+/// dtype). Format: huggingface/safetensors, README.md; offsets must cover the data without gap or
+/// overlap, as its own reader demands.
+FileContents read_safetensors(std::span<const std::byte> file);
+
+/// One tensor to be written.
+struct TensorSpec {
+  std::string name;
+  Shape shape;
+  Encoding encoding = Encoding::f32;
+};
+
+/// Writes a safetensors file that appears under `path` only when whole. `bytes_of(i)` gives the
+/// bytes of `specs[i]`, called once each, largest alignment first, and need stay valid only until
+/// the next call: a file larger than memory can be streamed. Throws `invalid_argument` (duplicate
+/// name, a block encoding, a wrong number of bytes, text that is no UTF-8) or `write_failed`.
+void write_safetensors(const std::filesystem::path& path, std::span<const TensorSpec> specs,
+                       const std::function<std::span<const std::byte>(size_t)>& bytes_of,
+                       const Metadata& metadata = {});
+
+}  // namespace atelier
