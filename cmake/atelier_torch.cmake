@@ -16,8 +16,15 @@ if(NOT EXISTS ${ATELIER_TORCH}/include/ATen/ATen.h)
   message(FATAL_ERROR "libtorch not found (looked in '${ATELIER_TORCH}'). Run tools/setup.sh, or set ATELIER_TORCH to a libtorch folder.")
 endif()
 
+# The wheel carries headers of other libraries, too (fmt, ...), which must not hide the system's.
+file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/torch_include)
+foreach(folder ATen c10 torch caffe2)
+  file(CREATE_LINK ${ATELIER_TORCH}/include/${folder} ${CMAKE_BINARY_DIR}/torch_include/${folder}
+       SYMBOLIC)
+endforeach()
+
 add_library(atelier_torch INTERFACE)
-target_include_directories(atelier_torch SYSTEM INTERFACE ${ATELIER_TORCH}/include)
+target_include_directories(atelier_torch SYSTEM INTERFACE ${CMAKE_BINARY_DIR}/torch_include)
 target_link_directories(atelier_torch INTERFACE ${ATELIER_TORCH}/lib)
 target_link_options(atelier_torch INTERFACE
   -Wl,-rpath,${ATELIER_TORCH}/lib -Wl,--allow-shlib-undefined)

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "models/config_reading.h"
 #include "models/text_encoder.h"
 #include "nn/attention.h"
 #include "nn/layers.h"
@@ -178,7 +179,11 @@ class ClipEncoder final : public Loaded<TextEncoder, Config, Clip> {
   }
 };
 
-// What the three share no shape of.
+int64_t depth(const Scope& w) {
+  return (w / "text_model").count("encoder.layers", "layer_norm1.weight");
+}
+
+// What shapes do not tell.
 struct Kind {
   bool quick_gelu;
   int64_t depth;  // as published
@@ -186,24 +191,23 @@ struct Kind {
 
 Config config_of(const Scope& w, const Kind& kind) {
   const Scope text = w / "text_model";
-  const Shape tokens = text.shape("embeddings.token_embedding.weight");
+  const Shape tokens = checked_shape(text, "embeddings.token_embedding.weight", 2);
   Config c;
   c.quick_gelu = kind.quick_gelu;
-  if (tokens.size() == 2) {
-    c.vocabulary = tokens[0];
-    c.width = tokens[1];
-  }
-  c.positions = text.shape("embeddings.position_embedding.weight")[0];
-  c.hidden = text.shape("encoder.layers.0.mlp.fc1.weight")[0];
+  c.vocabulary = tokens[0];
+  c.width = tokens[1];
+  c.positions = checked_shape(text, "embeddings.position_embedding.weight", 2)[0];
+  c.hidden = checked_shape(text, "encoder.layers.0.mlp.fc1.weight", 2)[0];
   c.heads = std::max<int64_t>(1, c.width / kHeadSize);
-  c.depth = text.count("encoder.layers", "layer_norm1.weight");
+  if (c.width % c.heads != 0)
+    throw Error(ErrorCode::mismatch, {.subject = "text_model.embeddings.token_embedding.weight",
+                                      .expected = "a width that is a multiple of 64",
+                                      .found = std::to_string(c.width)});
+  c.depth = depth(w);
   c.full_depth = c.depth + 1 == kind.depth ? kind.depth : c.depth;
-  if (w.has("text_projection.weight")) c.projection = w.shape("text_projection.weight")[0];
+  if (w.has("text_projection.weight"))
+    c.projection = checked_shape(w, "text_projection.weight", 2)[0];
   return c;
-}
-
-int64_t depth(const Scope& w) {
-  return (w / "text_model").count("encoder.layers", "layer_norm1.weight");
 }
 
 constexpr Kind kL{.quick_gelu = true, .depth = 12};

@@ -111,11 +111,7 @@ Tensor encode_tiled(const Vae& vae, const Tensor& picture, const Tiling& tiling,
                     const TileProgress& progress) {
   const int64_t factor = vae.factor();
   check(tiling, factor);
-  if (picture.size(2) % factor != 0 || picture.size(3) % factor != 0)
-    throw Error(ErrorCode::invalid_argument,
-                {.subject = "picture size",
-                 .expected = "multiples of " + std::to_string(factor),
-                 .found = std::to_string(picture.size(3)) + "x" + std::to_string(picture.size(2))});
+  check_picture(vae, picture);
   // Half tiles must start and end on latent cells as well.
   const int64_t tile = (tiling.tile / (2 * factor)) * 2 * factor;
   return tiled(

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "models/config_reading.h"
 #include "models/vae.h"
 #include "nn/attention.h"
 #include "nn/layers.h"
@@ -261,8 +262,14 @@ HalfConfig half_of(const Scope& w, std::string_view levels) {
   HalfConfig half;
   const int64_t count = w.count(levels, "block.0.norm1.weight");
   for (int64_t i = 0; i < count; ++i)
-    half.widths.push_back(w.shape(fmt::format("{}.{}.block.0.conv1.weight", levels, i))[0]);
+    half.widths.push_back(
+        checked_shape(w, fmt::format("{}.{}.block.0.conv1.weight", levels, i), 4)[0]);
   half.blocks = w.count(fmt::format("{}.0.block", levels), "norm1.weight");
+  const bool divides = std::ranges::all_of(half.widths, [](int64_t n) { return n % 32 == 0; });
+  if (count < 1 || count > 8 || !divides)
+    throw Error(ErrorCode::mismatch, {.subject = w.name() + std::string(levels),
+                                      .expected = "1 to 8 levels whose widths are multiples of 32",
+                                      .found = to_string(half.widths)});
   return half;
 }
 
@@ -270,9 +277,91 @@ Config config_of(const Scope& w) {
   Config c;
   c.encoder = half_of(w / "encoder", "down");
   c.decoder = half_of(w / "decoder", "up");
-  c.latent = w.shape("decoder.conv_in.weight")[1];
-  c.moments = w.shape("encoder.conv_out.weight")[0];
+  c.latent = checked_shape(w, "decoder.conv_in.weight", 4)[1];
+  c.moments = checked_shape(w, "encoder.conv_out.weight", 4)[0];
   c.quant = w.has("quant_conv.weight");
   c.post_quant = w.has("post_quant_conv.weight");
+  if (c.moments < c.latent)
+    throw Error(ErrorCode::mismatch, {.subject = "encoder.conv_out.weight",
+                                      .expected = fmt::format("at least {} rows", c.latent),
+                                      .found = std::to_string(c.moments)});
   return c;
 }
+
+// Levels of the decoder count from the coarsest in diffusers' names: R is one more than their number.
+constexpr KeyRule kDiffusers[] = {
+    {"encoder.down.{a}.block.{b}.nin_shortcut", {"encoder.down_blocks.{a}.resnets.{b}.conv_shortcut"}},
+    {"encoder.down.{a}.block.{b}.*", {"encoder.down_blocks.{a}.resnets.{b}.*"}},
+    {"encoder.down.{a}.downsample.*", {"encoder.down_blocks.{a}.downsamplers.0.*"}},
+    {"encoder.mid.block_{a+1}.*", {"encoder.mid_block.resnets.{a}.*"}},
+    {"encoder.mid.attn_1.norm", {"encoder.mid_block.attentions.0.group_norm"}},
+    {"encoder.mid.attn_1.q", {"encoder.mid_block.attentions.0.to_q"}},
+    {"encoder.mid.attn_1.k", {"encoder.mid_block.attentions.0.to_k"}},
+    {"encoder.mid.attn_1.v", {"encoder.mid_block.attentions.0.to_v"}},
+    {"encoder.mid.attn_1.proj_out", {"encoder.mid_block.attentions.0.to_out.0"}},
+    {"encoder.norm_out", {"encoder.conv_norm_out"}},
+    {"decoder.up.{R-2-a}.block.{b}.nin_shortcut",
+     {"decoder.up_blocks.{a}.resnets.{b}.conv_shortcut"}},
+    {"decoder.up.{R-2-a}.block.{b}.*", {"decoder.up_blocks.{a}.resnets.{b}.*"}},
+    {"decoder.up.{R-2-a}.upsample.*", {"decoder.up_blocks.{a}.upsamplers.0.*"}},
+    {"decoder.mid.block_{a+1}.*", {"decoder.mid_block.resnets.{a}.*"}},
+    {"decoder.mid.attn_1.norm", {"decoder.mid_block.attentions.0.group_norm"}},
+    {"decoder.mid.attn_1.q", {"decoder.mid_block.attentions.0.to_q"}},
+    {"decoder.mid.attn_1.k", {"decoder.mid_block.attentions.0.to_k"}},
+    {"decoder.mid.attn_1.v", {"decoder.mid_block.attentions.0.to_v"}},
+    {"decoder.mid.attn_1.proj_out", {"decoder.mid_block.attentions.0.to_out.0"}},
+    {"decoder.norm_out", {"decoder.conv_norm_out"}},
+    // Names of diffusers before 0.15, still in many folders.
+    {"encoder.mid.attn_1.q", {"encoder.mid_block.attentions.0.query"}},
+    {"encoder.mid.attn_1.k", {"encoder.mid_block.attentions.0.key"}},
+    {"encoder.mid.attn_1.v", {"encoder.mid_block.attentions.0.value"}},
+    {"encoder.mid.attn_1.proj_out", {"encoder.mid_block.attentions.0.proj_attn"}},
+    {"decoder.mid.attn_1.q", {"decoder.mid_block.attentions.0.query"}},
+    {"decoder.mid.attn_1.k", {"decoder.mid_block.attentions.0.key"}},
+    {"decoder.mid.attn_1.v", {"decoder.mid_block.attentions.0.value"}},
+    {"decoder.mid.attn_1.proj_out", {"decoder.mid_block.attentions.0.proj_attn"}},
+};
+
+constexpr KeyLayout kLayouts[] = {
+    {"original", "decoder.up.0.block.0.norm1.weight"},
+    {"diffusers", "decoder.up_blocks.0.resnets.0.norm1.weight", kDiffusers,
+     "decoder.up_blocks.{n}.resnets.0.norm1.weight"},
+};
+
+// What training leaves behind in some files.
+constexpr std::string_view kIgnore[] = {"loss.*", "model_ema.*"};
+
+}  // namespace
+
+const PartDef<Vae> kl_vae{
+    .name = "kl",
+    .layouts = kLayouts,
+    .ignore = kIgnore,
+    .fits = [](const Scope& w) { return w.has("encoder.conv_in.weight"); },
+    .build = [](const Scope& w) -> std::unique_ptr<Vae> {
+      return std::make_unique<KlVae>(config_of(w), w);
+    },
+};
+
+void check_latent(const Vae& vae, const Tensor& latent) {
+  if (latent.dim() == 4 && latent.size(0) > 0 && latent.size(1) == vae.latent_channels() &&
+      latent.size(2) > 0 && latent.size(3) > 0)
+    return;
+  throw Error(ErrorCode::invalid_argument,
+              {.subject = "latent",
+               .expected = fmt::format("[B, {}, h, w]", vae.latent_channels()),
+               .found = to_string(latent.sizes().vec())});
+}
+
+void check_picture(const Vae& vae, const Tensor& picture) {
+  const int64_t f = vae.factor();
+  if (picture.dim() == 4 && picture.size(0) > 0 && picture.size(1) == 3 && picture.size(2) > 0 &&
+      picture.size(3) > 0 && picture.size(2) % f == 0 && picture.size(3) % f == 0)
+    return;
+  throw Error(ErrorCode::invalid_argument,
+              {.subject = "picture",
+               .expected = fmt::format("[B, 3, H, W], H and W multiples of {}", f),
+               .found = to_string(picture.sizes().vec())});
+}
+
+}  // namespace atelier

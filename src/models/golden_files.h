@@ -1,0 +1,81 @@
+// Reading the golden files that tools/golden writes; used by tests.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <sstream>
+#include <string>
+
+#include "base/json.h"
+#include "formats/checkpoint.h"
+#include "memory/memory_source.h"
+#include "quant/decode.h"
+
+namespace atelier::golden {
+
+/// tests/golden/models/<folder>
+inline std::filesystem::path folder(const std::string& name) {
+  return std::filesystem::path(ATELIER_SOURCE_DIR) / "tests" / "golden" / "models" / name;
+}
+
+/// The file or shards called `name` in a golden folder.
+inline std::shared_ptr<const TensorSource> source(const std::string& in, const std::string& name) {
+  const std::filesystem::path whole = folder(in) / (name + ".safetensors");
+  return open_checkpoint(std::filesystem::exists(whole) ? whole
+                                                        : whole.string() + ".index.json");
+}
+
+/// A tensor of a golden file as fp32, or as int64 if it holds int32.
+inline at::Tensor tensor(const TensorSource& from, const std::string& name) {
+  const TensorInfo& info = from.tensors().at(name);
+  if (info.encoding == Encoding::i32) {
+    auto* numbers = const_cast<std::byte*>(from.bytes(name).data());
+    return at::from_blob(numbers, info.shape, at::kInt).to(at::kLong);
+  }
+  at::Tensor out = at::empty(info.shape, at::kFloat);
+  decode(from.bytes(name), info.encoding, out, name);
+  return out;
+}
+
+/// All tensors of `from` that can be decoded, in fp32 and in memory, so that tests can change some.
+inline std::shared_ptr<MemorySource> editable(const TensorSource& from) {
+  auto copy = std::make_shared<MemorySource>(from.label());
+  for (const auto& [name, info] : from.tensors())
+    if (decodable(info.encoding)) copy->put(name, tensor(from, name));
+  return copy;
+}
+
+/// The same weights under the names of the golden folder's names.json.
+inline std::shared_ptr<MemorySource> renamed(const TensorSource& from, const std::string& in) {
+  std::ifstream file(folder(in) / "names.json");
+  std::ostringstream text;
+  text << file.rdbuf();
+  auto result = std::make_shared<MemorySource>("renamed");
+  for (const auto& [name, row] : Json::parse(text.str()).items())
+    result->put(name, tensor(from, row["from"]).reshape(row["shape"].get<Shape>()));
+  return result;
+}
+
+/// Largest difference over the largest expected value.
+inline double relative_error(const at::Tensor& actual, const at::Tensor& expected) {
+  if (actual.sizes() != expected.sizes()) return std::numeric_limits<double>::infinity();
+  const at::Tensor reference = expected.to(at::kDouble);
+  const at::Tensor difference = (actual.to(at::kCPU, at::kDouble) - reference).abs();
+  return difference.max().item<double>() / reference.abs().max().item<double>();
+}
+
+inline ::testing::AssertionResult close(const at::Tensor& actual, const at::Tensor& expected,
+                                        double most) {
+  if (actual.sizes() != expected.sizes())
+    return ::testing::AssertionFailure()
+           << "sizes " << actual.sizes() << ", expected " << expected.sizes();
+  const double error = relative_error(actual, expected);
+  if (error <= most) return ::testing::AssertionSuccess();
+  return ::testing::AssertionFailure() << "relative error " << error << ", at most " << most;
+}
+
+}  // namespace atelier::golden
