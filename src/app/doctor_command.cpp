@@ -41,31 +41,27 @@ Json ask_engine() {
   }
 }
 
-bool has(const Machine& machine, std::string_view feature) {
-  return std::find(machine.features.begin(), machine.features.end(), feature) !=
-         machine.features.end();
-}
-
-void look_at_processor(const Machine& m, std::vector<Finding>& findings) {
-  findings.push_back(
-      {"ok", "processor",
-       fmt::format("{}, {} core{} usable", m.processor.empty() ? "unknown" : m.processor, m.cores,
-                   m.cores == 1 ? "" : "s")});
-  const std::string list = m.features.empty() ? "none of those looked for"
-                                              : fmt::format("{}", fmt::join(m.features, " "));
-  if (has(m, "avx512_bf16") || has(m, "amx_bf16"))
-    findings.push_back({"ok", "features", list + " (bf16 is native)"});
-  else if (has(m, "avx2"))
-    findings.push_back({"note", "features", list + " (bf16 is not native: fp32 is used)"});
+void look_at_processor(const CpuFeatures& cpu, std::vector<Finding>& findings) {
+  const int threads = cpu.usable_threads();
+  findings.push_back({"ok", "processor",
+                      fmt::format("{}, {} core{} usable", cpu.model.empty() ? "unknown" : cpu.model,
+                                  threads, threads == 1 ? "" : "s")});
+  std::string list;
+  for (const CpuFlag& flag : cpu_flags())
+    if (cpu.*flag.value) list += fmt::format("{} ", flag.name);
+  if (cpu.avx512_bf16 || cpu.amx_bf16)
+    findings.push_back({"ok", "features", list + "(bf16 is native)"});
+  else if (cpu.avx2)
+    findings.push_back({"note", "features", list + "(bf16 is not native: fp32 is used)"});
   else
-    findings.push_back({"note", "features", list + " (no AVX2: portable kernels, slow)"});
+    findings.push_back({"note", "features", list + "(no AVX2: portable kernels, slow)"});
 }
 
-void look_at_memory(const Machine& m, std::vector<Finding>& findings) {
-  const bool small = m.memory_available < 4_GiB;
+void look_at_memory(const MemoryInfo& memory, std::vector<Finding>& findings) {
+  const bool small = memory.usable_available() < 4_GiB;
   findings.push_back({small ? "note" : "ok", "memory",
-                      fmt::format("{} available of {}, swap {}{}", to_string(m.memory_available),
-                                  to_string(m.memory), to_string(m.swap),
+                      fmt::format("{} available of {}{}", to_string(memory.usable_available()),
+                                  to_string(memory.usable_total()),
                                   small ? " (SD 1.5 at 512x512 takes about 4 GiB)" : "")});
 }
 
@@ -130,8 +126,8 @@ int run_doctor(std::span<const std::string> arguments) {
   const Json engine = ask_engine();
   std::vector<Finding> findings = {{"ok", "atelier", ATELIER_VERSION},
                                    {"ok", "system", machine.system}};
-  look_at_processor(machine, findings);
-  look_at_memory(machine, findings);
+  look_at_processor(machine.cpu, findings);
+  look_at_memory(machine.memory, findings);
   look_at_engine(engine, findings);
   look_at_gpu(machine, engine, findings);
   json ? print_json(findings, engine) : print(findings);

@@ -10,13 +10,6 @@
 
 namespace atelier {
 
-/// What `atelier inspect` was asked for.
-struct InspectOptions {
-  std::filesystem::path file;
-  bool tensors = false;
-  bool json = false;
-};
-
 /// Where the engine reports to. Events are objects with a member "event"; docs/events.md lists
 /// them. Called by one thread at a time.
 class EngineHost {
@@ -33,7 +26,10 @@ struct EngineInterface {
   uint32_t options_size;  // sizeof(GenerateOptions) there: a guard against mixed builds
   const char* build;  // version and build type, as text
   int (*generate)(const GenerateOptions& options, EngineHost& host);
-  int (*describe)(EngineHost& host);  // one "engine" event: libraries, devices, features
+  /// One "model" event: which architecture a checkpoint holds.
+  int (*identify)(const std::filesystem::path& path, EngineHost& host);
+  /// One "engine" event: libraries, devices, and what is missing.
+  int (*describe)(EngineHost& host);
 };
 
 inline constexpr uint32_t kEngineVersion = 1;

@@ -1,24 +1,21 @@
-// What the operating system says about this machine: processor, usable cores, memory, driver.
+// What the operating system says about this machine, as people want to read it.
 #pragma once
 
 #include <string>
-#include <vector>
 
-#include "base/bytes.h"
+#include "device/cpu/features.h"
+#include "device/memory_info.h"
 
 namespace atelier {
 
 struct Machine {
   std::string system;  // "Debian GNU/Linux 12 (bookworm), Linux 6.1.0"
-  std::string processor;  // "Intel(R) Xeon(R) ..."
-  std::vector<std::string> features;  // those that matter for speed, e.g. "avx512_bf16"
-  int cores = 1;  // this process may use, by affinity and cgroup quota
-  Bytes memory, memory_available;  // the smaller of machine and cgroup
-  Bytes swap;
+  CpuFeatures cpu;
+  MemoryInfo memory;
   std::string nvidia_driver;  // version, or "" when there is none
 };
 
-/// Reads /proc, /sys and the scheduler; what cannot be read stays empty.
+/// Asks the processor and reads /proc, /sys and /etc; what cannot be read stays empty.
 Machine look_at_machine();
 
 }  // namespace atelier

@@ -26,8 +26,8 @@ std::pair<std::string, std::string> shown(Display display, const std::vector<Jso
   return texts;
 }
 
-const Json kStep = {{"event", "step"},           {"run", 2},   {"runs", 3},
-                    {"step", 5},                 {"steps", 20}, {"seconds_per_step", 1.5},
+const Json kStep = {{"event", "step"},     {"run", 2},    {"runs", 3},
+                    {"step", 5},           {"steps", 20}, {"seconds_per_step", 1.5},
                     {"seconds_left", 22.5}};
 const Json kImage = {{"event", "image"}, {"file", "o/a.png"}};
 

@@ -1,0 +1,141 @@
+// `atelier inspect`: what a checkpoint file holds, without reading its tensors.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "app/command_line.h"
+#include "app/commands.h"
+#include "app/engine_loader.h"
+#include "app/option_checks.h"
+#include "base/bytes.h"
+#include "base/error.h"
+#include "formats/model_folder.h"
+#include "formats/summary.h"
+
+namespace atelier {
+namespace {
+
+struct InspectOptions {
+  std::filesystem::path file;
+  bool tensors = false;
+  bool json = false;
+};
+
+/// Keeps the engine's "model" event, or the "error" event in its place.
+class Listener final : public EngineHost {
+ public:
+  void event(const Json& event) override { last = event; }
+  std::stop_token stop() const override { return {}; }
+  Json last;
+};
+
+/// What the engine recognises in the file: family, name and parts, or "error" with the reason.
+Json identify(const std::filesystem::path& file) {
+  try {
+    Listener listener;
+    load_engine().identify(file, listener);
+    listener.last.erase("event");
+    if (listener.last.contains("message")) return {{"error", listener.last["message"]}};
+    return listener.last;
+  } catch (const Error& error) {
+    return {{"error", error.what()}};
+  }
+}
+
+/// "859.5 M"
+std::string count_text(uint64_t count) {
+  const auto value = static_cast<double>(count);
+  if (value >= 1e9) return fmt::format("{:.2f} G", value / 1e9);
+  if (value >= 1e6) return fmt::format("{:.1f} M", value / 1e6);
+  if (value >= 1e3) return fmt::format("{:.1f} k", value / 1e3);
+  return std::to_string(count);
+}
+
+std::string size_text(uint64_t bytes) { return to_string(Bytes(static_cast<int64_t>(bytes))); }
+
+/// Text from the file with what could disturb a terminal or a line taken out.
+std::string one_line(std::string text, size_t longest) {
+  for (char& c : text)
+    if (static_cast<unsigned char>(c) < ' ' || c == 0x7f) c = ' ';
+  if (text.size() > longest) {
+    while (longest > 0 && (static_cast<unsigned char>(text[longest]) & 0xC0) == 0x80) --longest;
+    text = text.substr(0, longest) + "...";
+  }
+  return text;
+}
+
+void print(const Summary& summary, const TensorSource& source, const Json& model, bool tensors) {
+  fmt::print("file          {}\n", summary.label);
+  fmt::print("kind          {}, {} of tensors\n", summary.format, size_text(summary.bytes));
+  if (model.contains("error")) {
+    fmt::print("architecture  not recognised: {}\n", one_line(model.value("error", ""), 2000));
+  } else {
+    fmt::print("architecture  {}\n", model.value("name", ""));
+    for (const auto& [part, text] : model["parts"].items())
+      fmt::print("  {:<18} {}\n", part, text.get<std::string>());
+  }
+  fmt::print("tensors       {}, {} values\n", summary.tensors, count_text(summary.parameters));
+  for (const EncodingShare& share : summary.encodings)
+    fmt::print("  {:<8} {:>6} tensors {:>9} values {:>10}\n", encoding_info(share.encoding).name,
+               share.tensors, count_text(share.elements), size_text(share.bytes));
+  constexpr size_t kLongest = 100;
+  if (!source.metadata().empty()) fmt::print("metadata\n");
+  for (const auto& [key, value] : source.metadata())
+    fmt::print("  {} = {}\n", one_line(key, kLongest), one_line(value, kLongest));
+  if (!tensors) return;
+  fmt::print("\n");
+  for (const auto& [name, info] : source.tensors())
+    fmt::print("{:<8} {:>10}  {} {}\n", encoding_info(info.encoding).name, size_text(info.size),
+               one_line(name, 1000), to_string(info.shape));
+}
+
+void print_json(const Summary& summary, const TensorSource& source, const Json& model,
+                bool tensors) {
+  Json shares = Json::array();
+  for (const EncodingShare& share : summary.encodings)
+    shares.push_back({{"encoding", encoding_info(share.encoding).name},
+                      {"tensors", share.tensors},
+                      {"values", share.elements},
+                      {"bytes", share.bytes}});
+  Json report = {
+      {"file", summary.label},      {"kind", summary.format},       {"model", model},
+      {"tensors", summary.tensors}, {"values", summary.parameters}, {"bytes", summary.bytes},
+      {"encodings", shares},        {"metadata", source.metadata()}};
+  if (tensors) {
+    Json list = Json::array();
+    for (const auto& [name, info] : source.tensors())
+      list.push_back({{"name", name},
+                      {"encoding", encoding_info(info.encoding).name},
+                      {"shape", info.shape},
+                      {"bytes", info.size}});
+    report["tensor_list"] = list;
+  }
+  fmt::print("{}\n", report.dump(2, ' ', false, Json::error_handler_t::replace));
+}
+
+}  // namespace
+
+int run_inspect(std::span<const std::string> arguments) {
+  InspectOptions options;
+  CommandLine line("inspect", "Says what a checkpoint file or folder holds.");
+  line.positional("FILE", options.file,
+                  "a .safetensors, .gguf or .ckpt file, an index of shards, or a folder");
+  line.flag("--tensors", options.tensors, "also list every tensor");
+  line.flag("--json", options.json, "print one JSON object");
+  if (!line.parse(arguments)) return 0;
+  if (options.file.empty())
+    throw Error(ErrorCode::invalid_argument, {.expected = "a file to inspect is needed",
+                                              .hint = "See 'atelier inspect --help'"});
+  check_readable(options.file, "inspect", Wanted::either);
+  const auto source = open_source(options.file);
+  const Summary summary = summarise(*source);
+  const Json model = identify(options.file);
+  if (options.json)
+    print_json(summary, *source, model, options.tensors);
+  else
+    print(summary, *source, model, options.tensors);
+  return 0;
+}
+
+}  // namespace atelier
