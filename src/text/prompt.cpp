@@ -8,7 +8,7 @@
 #include <cmath>
 #include <optional>
 
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 namespace atelier {
 namespace {

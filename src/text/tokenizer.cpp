@@ -9,7 +9,7 @@
 #include "base/error.h"
 #include "base/mapped_file.h"
 #include "text/bpe.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
 #include "text/words.h"
 
 namespace atelier {

@@ -1,5 +1,5 @@
 // The table of well-formed UTF-8 sequences, and what follows from it.
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 #include <array>
 
