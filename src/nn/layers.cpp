@@ -45,6 +45,15 @@ Linear::Linear(const Scope& w, std::initializer_list<std::string_view> names, in
     : weight_(joined(w, names, "weight", {out, in}, linear_form())),
       bias_(bias == Bias::with ? joined(w, names, "bias", {out}, plain_form()) : Weight()) {}
 
+LinearPart LinearParts::add(const Scope& w, int64_t in, int64_t out) {
+  weights_.push_back(w.weight("weight", {out, in}));
+  biases_.push_back(w.weight("bias", {out}));
+  return {std::exchange(width_, width_ + out), out};
+}
+
+Linear::Linear(const LinearParts& parts)
+    : weight_(gather(parts.weights_, linear_form())), bias_(gather(parts.biases_, plain_form())) {}
+
 Tensor Linear::operator()(const Tensor& x) const {
   const Pin weight = weight_.pin();
   const Tensor bias = pinned(bias_);

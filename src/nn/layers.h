@@ -20,9 +20,29 @@ using at::Tensor;
 
 enum class Bias : bool { none, with };
 
+/// Where the outputs of one layer lie among those of a Linear made of `LinearParts`.
+struct LinearPart {
+  int64_t first = 0, width = 0;
+  /// [B, all outputs] -> [B, width]
+  Tensor of(const Tensor& all) const { return all.narrow(1, first, width); }
+};
+
+/// Linear layers of one input that blocks declare far apart and that run as one product: blocks
+/// `add` theirs, then a Linear is made of all.
+class LinearParts {
+ public:
+  LinearPart add(const Scope& w, int64_t in, int64_t out);
+
+ private:
+  friend class Linear;
+  std::vector<Weight> weights_, biases_;
+  int64_t width_ = 0;
+};
+
 /// y = x W^T + b.
 class Linear {
  public:
+  explicit Linear(const LinearParts& parts);
   Linear(const Scope& w, int64_t in, int64_t out, Bias bias = Bias::with);
   /// Several matrices of the same input as one: `Linear qkv{w, {"to_q", "to_k", "to_v"}, c, c}`
   /// gives [..., 3 out].

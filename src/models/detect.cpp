@@ -1,0 +1,95 @@
+// The table of models, and telling which of them a file holds.
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "base/error.h"
+#include "models/model.h"
+
+namespace atelier {
+
+#define ATELIER_MODEL(name) extern const ModelDef name##_model;
+#include "models/models.inc"
+#undef ATELIER_MODEL
+
+std::span<const ModelDef* const> all_models() {
+  static constexpr const ModelDef* kModels[] = {
+#define ATELIER_MODEL(name) &name##_model,
+#include "models/models.inc"
+#undef ATELIER_MODEL
+  };
+  return kModels;
+}
+
+namespace {
+
+/// Files people pass by mistake or too early, by a piece of a name only they have.
+struct Other {
+  std::string_view piece;
+  std::string_view what;
+};
+constexpr Other kOthers[] = {
+    {"lora_up.weight", "a LoRA"},
+    {"lora_A.weight", "a LoRA"},
+    {"lora_unet_", "a LoRA"},
+    {"hada_w1_a", "a LoHa"},
+    {"lokr_w1", "a LoKr"},
+    {"zero_convs.0.0.weight", "a ControlNet"},
+    {"controlnet_cond_embedding.", "a ControlNet"},
+    {"controlnet_blocks.0.", "a ControlNet"},
+    {"double_blocks.0.img_attn.", "a Flux model"},
+    {"single_transformer_blocks.0.", "a Flux model"},
+    {"joint_blocks.0.context_block.", "a Stable Diffusion 3 model"},
+    {"head.modulation", "a Wan video model"},
+    {"txt_norm.weight", "a Qwen-Image model"},
+    {"time_stack.", "a video UNet"},
+    {"adaln_single.", "a PixArt-like model"},
+    {"decoder.conv_in.weight", "an autoencoder (VAE) alone"},
+    {"encoder.block.0.layer.0.SelfAttention.", "a T5 text encoder"},
+    {"text_model.encoder.layers.0.", "a text encoder alone"},
+    {"transformer.resblocks.0.", "a text encoder alone"},
+    {"model.layers.0.self_attn.", "a language model"},
+    {"string_to_param", "a textual inversion"},
+    {"emb_params", "a textual inversion"},
+};
+
+std::string looks_like(const TensorTable& tensors) {
+  for (const Other& other : kOthers)
+    for (const auto& [name, info] : tensors)
+      if (name.find(other.piece) != name.npos) return fmt::format("what looks like {}", other.what);
+  if (tensors.empty()) return "no tensors";
+  return fmt::format("{} tensors, the first named {}", tensors.size(), tensors.begin()->first);
+}
+
+// A denoiser's names are there, but no family has its shapes: say which and how far.
+std::string nearest(const std::shared_ptr<const TensorSource>& source) {
+  for (const ModelDef* def : all_models())
+    if (const auto place = find_place(*source, def->prefixes, def->denoiser.layouts))
+      return fmt::format(
+          "a {} in the {} layout under '{}' whose parts are those of no known family",
+          def->denoiser.name, place->layout->name, place->prefix);
+  return looks_like(source->tensors());
+}
+
+std::string wanted() {
+  std::set<std::string_view> titles, signatures;
+  for (const ModelDef* def : all_models()) {
+    titles.insert(def->title);
+    for (const KeyLayout& layout : def->denoiser.layouts) signatures.insert(layout.signature);
+  }
+  return fmt::format("{} (by {})", fmt::join(titles, ", "), fmt::join(signatures, " or "));
+}
+
+}  // namespace
+
+Detected detect_model(const std::shared_ptr<const TensorSource>& source) {
+  for (const ModelDef* def : all_models())
+    if (auto place = recognise(def->denoiser, source, def->prefixes)) return {def, *place};
+  throw Error(ErrorCode::unsupported,
+              {.subject = source->label(), .expected = wanted(), .found = nearest(source)});
+}
+
+}  // namespace atelier

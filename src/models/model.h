@@ -1,0 +1,108 @@
+// Diffusion models: what the engine asks of a denoiser, and what it must know of an architecture.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string_view>
+
+#include "models/part.h"
+#include "models/text_encoder.h"
+#include "nn/attention.h"
+
+namespace atelier {
+
+/// One call of a denoiser. B pictures of C channels, H x W latent cells; T prompt tokens.
+struct DiffusionInput {
+  at::Tensor x;  // [B, C, H, W], already scaled for the model
+  at::Tensor timestep;  // [B] in the model's unit (0 to 999 for SD), fp32
+  nn::Context context;  // [B, T, D]; reuse it while the prompt stays, it remembers keys and values
+  at::Tensor vector;  // [B, A] pooled prompt and sizes, for models that have `vector_width`
+  at::Tensor concat;  // [B, C', H, W] joined to x along the channels, for inpainting and editing
+  /// Told the output of every block by its name in the model, as it is computed; for tests and for
+  /// finding where numbers go wrong. May be empty.
+  std::function<void(std::string_view block, const at::Tensor& output)> observe;
+};
+
+/// What the network's output means.
+enum class Prediction : uint8_t { eps, v };
+
+/// Sizes and kind of one model file, as read from its tensors.
+struct ModelTraits {
+  int64_t in_channels = 4, out_channels = 4;
+  int64_t context_width = 0;
+  int64_t vector_width = 0;  // 0: takes no vector
+  Prediction prediction = Prediction::eps;
+  bool zero_terminal_snr = false;
+};
+
+/// A denoiser bound to its weights. Thread-safe, though calls share the device.
+class DiffusionModel {
+ public:
+  virtual ~DiffusionModel() = default;
+  /// The network's output [B, out_channels, H, W], fp32, on the compute device. Takes inputs of any
+  /// float dtype on any device. Throws `mismatch` for channels, widths or batch sizes that are not
+  /// this model's.
+  at::Tensor forward(const DiffusionInput& input) const;
+  virtual const ModelTraits& traits() const = 0;
+
+ protected:
+  /// The same with everything checked, on the compute device and in the compute dtype, x with
+  /// concat joined and channels-last.
+  virtual at::Tensor run(const DiffusionInput& input) const = 0;
+  virtual const Compute& compute() const = 0;
+};
+
+/// Latents of a family: channels, pixels per cell, and model space = (vae space - shift) * scale.
+struct LatentFormat {
+  int64_t channels = 4;
+  int64_t factor = 8;
+  double scale = 1, shift = 0;
+  std::string_view taesd;  // name of the tiny autoencoder for these latents
+};
+
+/// A text encoder of a checkpoint: which one, and the prefixes under which files keep it.
+struct TextPart {
+  const PartDef<TextEncoder>* encoder;
+  std::span<const std::string_view> prefixes;
+};
+
+/// Noise levels a family was trained on.
+enum class SigmaTable : uint8_t { scaled_linear };
+
+/// What conditions the denoiser besides the prompt's tokens.
+enum class VectorKind : uint8_t { none, sdxl, sdxl_refiner };
+
+/// Everything the engine must know about an architecture; one object per row of models.inc.
+struct ModelDef {
+  std::string_view name;  // "sd1", for people and plans
+  std::string_view title;  // "Stable Diffusion 1.x"
+  PartDef<DiffusionModel> denoiser;
+  std::span<const std::string_view> prefixes;  // of the denoiser, tried in order
+  std::span<const std::string_view> vae_prefixes;
+  std::span<const TextPart> text;
+  LatentFormat latent;
+  SigmaTable sigmas = SigmaTable::scaled_linear;
+  VectorKind vector = VectorKind::none;
+  int clip_skip = -1;  // the text encoder's layer when the user names none
+  bool clip_final_norm = true;  // the closing norm on that layer
+  std::span<const at::ScalarType> dtypes;  // compute dtypes on accelerators, best first
+  std::span<const std::string_view> ignore;  // names of a whole checkpoint that no part needs
+};
+
+/// Every architecture, most specific first.
+std::span<const ModelDef* const> all_models();
+
+/// A model file recognised.
+struct Detected {
+  const ModelDef* def = nullptr;
+  Place denoiser;
+};
+
+/// Recognises the denoiser in `source` from names and shapes. Throws `unsupported` with what was
+/// looked for and what the file looks like instead.
+Detected detect_model(const std::shared_ptr<const TensorSource>& source);
+
+}  // namespace atelier
