@@ -97,6 +97,19 @@ TEST(AtomicFile, LeavesNothingUnlessCommitted) {
   EXPECT_EQ(code_of([&] { AtomicFile(folder.path / "no" / "a"); }), ErrorCode::write_failed);
 }
 
+TEST(AtomicFile, TakesANewNameOnlyIfItIsFree) {
+  const Folder folder;
+  std::ofstream(folder.path / "a") << "old";
+  AtomicFile file(folder.path / "a");
+  file.write("newer");
+  EXPECT_FALSE(file.commit_new());
+  EXPECT_EQ(fs::file_size(folder.path / "a"), 3u);
+  file.rename(folder.path / "b");
+  EXPECT_TRUE(file.commit_new());
+  EXPECT_EQ(fs::file_size(folder.path / "b"), 5u);
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder.path), {}), 2);
+}
+
 TEST(Json, KeepsOrderAndRefusesWhatLies) {
   EXPECT_EQ(parse_json(R"({"b":1,"a":[2]})", "x").dump(), R"({"b":1,"a":[2]})");
   const std::string deep(100, '[');

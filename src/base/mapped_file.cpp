@@ -96,6 +96,26 @@ void AtomicFile::write(std::span<const std::byte> bytes) {
 void AtomicFile::commit() {
   if (::fsync(descriptor_) != 0) fail(errno);
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail(errno);
+  close();
+}
+
+bool AtomicFile::commit_new() {
+  if (::fsync(descriptor_) != 0) fail(errno);
+  // A second name that must not exist yet; the first one then goes.
+  if (::link(temporary_.c_str(), path_.c_str()) == 0) {
+    ::unlink(temporary_.c_str());
+    close();
+    return true;
+  }
+  if (errno == EEXIST) return false;
+  // No links on this file system: the nearest it can do.
+  if (std::filesystem::exists(path_)) return false;
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail(errno);
+  close();
+  return true;
+}
+
+void AtomicFile::close() {
   ::close(descriptor_);
   descriptor_ = -1;
 }

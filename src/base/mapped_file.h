@@ -37,11 +37,17 @@ class AtomicFile {
   AtomicFile& operator=(const AtomicFile&) = delete;
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
-  /// Flushes to disk and gives the file its name.
+  /// Flushes to disk and gives the file its name, replacing another of that name.
   void commit();
+  /// The same, but returns false and changes nothing if the name is taken; may then be called
+  /// again after `rename`.
+  bool commit_new();
+  /// Chooses another final name in the same folder.
+  void rename(std::filesystem::path path) { path_ = std::move(path); }
 
  private:
   [[noreturn]] void fail(int error);
+  void close();
   std::filesystem::path path_, temporary_;
   int descriptor_ = -1;
 };
