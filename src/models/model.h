@@ -27,14 +27,14 @@ struct DiffusionInput {
 };
 
 /// What the network's output means.
-enum class Prediction : uint8_t { eps, v };
+enum class OutputKind : uint8_t { eps, v };
 
 /// Sizes and kind of one model file, as read from its tensors.
 struct ModelTraits {
   int64_t in_channels = 4, out_channels = 4;
   int64_t context_width = 0;
   int64_t vector_width = 0;  // 0: takes no vector
-  Prediction prediction = Prediction::eps;
+  OutputKind output = OutputKind::eps;
   bool zero_terminal_snr = false;
 };
 
@@ -70,7 +70,7 @@ struct TextPart {
 };
 
 /// Noise levels a family was trained on.
-enum class SigmaTable : uint8_t { scaled_linear };
+enum class NoiseLevels : uint8_t { scaled_linear };
 
 /// What conditions the denoiser besides the prompt's tokens.
 enum class VectorKind : uint8_t { none, sdxl, sdxl_refiner };
@@ -84,7 +84,7 @@ struct ModelDef {
   std::span<const std::string_view> vae_prefixes;
   std::span<const TextPart> text;
   LatentFormat latent;
-  SigmaTable sigmas = SigmaTable::scaled_linear;
+  NoiseLevels noise_levels = NoiseLevels::scaled_linear;
   VectorKind vector = VectorKind::none;
   int clip_skip = -1;  // the text encoder's layer when the user names none
   bool clip_final_norm = true;  // the closing norm on that layer

@@ -25,7 +25,7 @@ std::unique_ptr<DiffusionModel> build_sd1(const Scope& w) {
 std::unique_ptr<DiffusionModel> build_sd2(const Scope& w) {
   UNetConfig c = read_unet_config(w);
   c.fp32_scores = true;
-  if (sd2_predicts_v(w, c)) c.traits.prediction = Prediction::v;
+  if (sd2_predicts_v(w, c)) c.traits.output = OutputKind::v;
   return make_unet(std::move(c), w);
 }
 
@@ -37,7 +37,7 @@ std::unique_ptr<DiffusionModel> build_sdxl(const Scope& w) {
     if (file.tensors().contains(key))
       throw Error(ErrorCode::unsupported,
                   {.subject = file.label(), .expected = "EDM noise levels are not supported"});
-  if (file.tensors().contains("v_pred")) c.traits.prediction = Prediction::v;
+  if (file.tensors().contains("v_pred")) c.traits.output = OutputKind::v;
   c.traits.zero_terminal_snr = file.tensors().contains("ztsnr");
   return make_unet(std::move(c), w);
 }
