@@ -1,0 +1,24 @@
+// The tables of a build for x86-64 and the processor flags each needs.
+#include "device/cpu/portable/portable.h"
+#include "device/cpu/tables.h"
+#include "device/cpu/x86/tables.h"
+
+namespace atelier {
+namespace {
+
+bool has_avx512(const CpuFeatures& f) {
+  return f.avx512f && f.avx512bw && f.avx512vl && f.avx512dq && f.fma && f.f16c;
+}
+bool has_avx512_bf16(const CpuFeatures& f) { return has_avx512(f) && f.avx512_bf16; }
+
+constexpr CpuTable kTables[] = {
+    {&portable::kKernels, [](const CpuFeatures&) { return true; }},
+    {&kAvx512Kernels, has_avx512},
+    {&kAvx512Bf16Kernels, has_avx512_bf16},
+};
+
+}  // namespace
+
+std::span<const CpuTable> cpu_tables() { return kTables; }
+
+}  // namespace atelier

@@ -1,0 +1,343 @@
+// Winograd F(2x2, 3x3) convolution, stride 1, padding 1, channels-last: 16 multiplications for 2x2
+// outputs instead of 36 (Lavin and Gray, arXiv:1509.09308). Transforms in fp32; the transformed
+// pictures and weights are stored as words (attention.h), multiplied with fp32 sums.
+//
+// Shapes: C inputs, O outputs, W words of C rounded up to whole vectors. A tile is 2x2 outputs.
+// Transformed input of a block of tiles V [16][kTiles][W], weights U [O / 64][16][W][64], product
+// M [16][kTiles][64].
+#pragma once
+
+#include <string.h>
+
+#include "device/cpu/conv.h"
+#include "device/cpu/x86/avx512/attention.h"
+
+namespace atelier {
+namespace {
+
+constexpr int kTiles = 24;  // of a block, whose V stays in the second-level cache
+constexpr int kTileRows = 6;  // tiles per register tile
+constexpr int kOutputs = 64;  // channels per block of weights
+constexpr int64_t kReread = 20 << 20;  // bytes of weights worth re-reading for each block of tiles
+
+/// A picture and where its tiles lie.
+struct TileGrid {
+  int64_t batch, height, width;
+  int64_t rows() const { return divide_up(height, 2); }
+  int64_t columns() const { return divide_up(width, 2); }
+  int64_t tiles() const { return batch * rows() * columns(); }
+  int64_t blocks() const { return divide_up(tiles(), kTiles); }
+};
+struct TilePosition {
+  int64_t batch, y, x;  // of its first output
+};
+ATELIER_INLINE TilePosition tile_position(const TileGrid& grid, int64_t tile) {
+  const int64_t row = tile / grid.columns();
+  return {row / grid.rows(), row % grid.rows() * 2, tile % grid.columns() * 2};
+}
+
+template <class T>
+class Winograd {
+ public:
+  using Word = uint32_t;
+  static constexpr int kWord = kPerWord<T>;
+
+  explicit Winograd(const CpuConv& layer)
+      : inputs_(layer.inputs), outputs_(layer.outputs), words_(round_up(inputs_, 16) / kWord) {}
+
+  int64_t weight_blocks() const { return divide_up(outputs_, kOutputs); }
+  int64_t weight_words() const { return weight_blocks() * block_words(); }
+  int64_t block_words() const { return 16 * words_ * kOutputs; }
+  int64_t input_bytes() const { return 16 * kTiles * words_ * int64_t{sizeof(Word)}; }
+  static constexpr int64_t kProductBytes = 16 * kTiles * kOutputs * int64_t{sizeof(float)};
+  bool reread_weights(const TileGrid& grid, int threads) const {
+    return weight_words() * int64_t{sizeof(Word)} <= kReread && grid.blocks() >= 2 * threads;
+  }
+  int64_t scratch_bytes(const TileGrid& grid, int threads) const {
+    const int64_t pictures = reread_weights(grid, threads) ? threads : grid.blocks();
+    return pictures * input_bytes() + threads * kProductBytes;
+  }
+
+  template <class S>
+  void pack(const S* weights, int64_t block, Word* packed) const;
+  void run(const CpuConvRun& run, const Parallel& parallel) const;
+
+ private:
+  void transform_input(const T* x, const TileGrid& grid, int64_t first, int count, Word* v) const;
+  void multiply(const Word* v, const Word* u, int count, float* m) const;
+  void transform_output(const CpuConvRun& run, const TileGrid& grid, const float* m, int64_t first,
+                        int count, int64_t output) const;
+  void run_block(const CpuConvRun& run, const TileGrid& grid, const Word* v, int64_t tile_block,
+                 int64_t weight_block, float* m) const;
+
+  int64_t inputs_, outputs_, words_;
+};
+
+/// G g G^T of one 3x3 kernel.
+template <class S>
+ATELIER_INLINE void transform_kernel(const S* g, float (&u)[16]) {
+  float rows[4][3];
+  for (int j = 0; j < 3; ++j) {
+    const float a = widen(g[j]), b = widen(g[3 + j]), c = widen(g[6 + j]);
+    rows[0][j] = a;
+    rows[1][j] = 0.5F * (a + b + c);
+    rows[2][j] = 0.5F * (a - b + c);
+    rows[3][j] = c;
+  }
+  for (int i = 0; i < 4; ++i) {
+    const float a = rows[i][0], b = rows[i][1], c = rows[i][2];
+    u[i * 4] = a;
+    u[i * 4 + 1] = 0.5F * (a + b + c);
+    u[i * 4 + 2] = 0.5F * (a - b + c);
+    u[i * 4 + 3] = c;
+  }
+}
+
+template <class T>
+template <class S>
+void Winograd<T>::pack(const S* weights, int64_t block, Word* packed) const {
+  Word* out = packed + block * block_words();
+  memset(out, 0, static_cast<size_t>(block_words()) * sizeof(Word));
+  for (int64_t o = 0; o < min64(kOutputs, outputs_ - block * kOutputs); ++o) {
+    for (int64_t c = 0; c < inputs_; ++c) {
+      float u[16];
+      transform_kernel(weights + ((block * kOutputs + o) * inputs_ + c) * 9, u);
+      for (int k = 0; k < 16; ++k) {
+        Word* word = out + (k * words_ + c / kWord) * kOutputs + o;
+        if constexpr (kWord == 2) {
+          Bf16 half;
+          narrow(u[k], half);
+          *word |= static_cast<Word>(half.bits) << (c % 2 * 16);
+        } else {
+          *word = float_bits(u[k]);
+        }
+      }
+    }
+  }
+}
+
+/// Sixteen channels as words.
+template <class T>
+ATELIER_INLINE void store_transformed(uint32_t* p, __m512 value) {
+  if constexpr (kPerWord<T> == 2) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow16(value));
+  } else {
+    _mm512_storeu_ps(p, value);
+  }
+}
+
+// B^T d B for `count` tiles from `first` on.
+template <class T>
+void Winograd<T>::transform_input(const T* x, const TileGrid& grid, int64_t first, int count,
+                                  Word* v) const {
+  const int64_t plane = kTiles * words_;
+  for (int t = 0; t < round_up(count, kTileRows); ++t) {
+    if (t >= count) {
+      for (int k = 0; k < 16; ++k) {
+        memset(v + k * plane + t * words_, 0, static_cast<size_t>(words_) * sizeof(Word));
+      }
+      continue;
+    }
+    const TilePosition at = tile_position(grid, first + t);
+    const T* pixels[16];
+    for (int k = 0; k < 16; ++k) {
+      const int64_t row = at.y - 1 + k / 4, column = at.x - 1 + k % 4;
+      const bool inside = row >= 0 && row < grid.height && column >= 0 && column < grid.width;
+      pixels[k] =
+          inside ? x + ((at.batch * grid.height + row) * grid.width + column) * inputs_ : nullptr;
+    }
+    for (int64_t c = 0; c < inputs_; c += 16) {
+      const __mmask16 lanes = first_lanes(inputs_ - c);
+      __m512 d[16], e[16];
+      ATELIER_UNROLL for (int k = 0; k < 16; ++k) {
+        d[k] = pixels[k] != nullptr ? load(pixels[k] + c, lanes) : _mm512_setzero_ps();
+      }
+      ATELIER_UNROLL for (int k = 0; k < 4; ++k) {
+        e[k] = _mm512_sub_ps(d[k], d[8 + k]);
+        e[4 + k] = _mm512_add_ps(d[4 + k], d[8 + k]);
+        e[8 + k] = _mm512_sub_ps(d[8 + k], d[4 + k]);
+        e[12 + k] = _mm512_sub_ps(d[4 + k], d[12 + k]);
+      }
+      Word* out = v + t * words_ + c / kWord;
+      ATELIER_UNROLL for (int k = 0; k < 16; k += 4) {
+        store_transformed<T>(out + k * plane, _mm512_sub_ps(e[k], e[k + 2]));
+        store_transformed<T>(out + (k + 1) * plane, _mm512_add_ps(e[k + 1], e[k + 2]));
+        store_transformed<T>(out + (k + 2) * plane, _mm512_sub_ps(e[k + 2], e[k + 1]));
+        store_transformed<T>(out + (k + 3) * plane, _mm512_sub_ps(e[k + 1], e[k + 3]));
+      }
+    }
+  }
+}
+
+// M = V U for one block of tiles and one of outputs, in strips of W that keep U in the first cache.
+template <class T>
+void Winograd<T>::multiply(const Word* v, const Word* u, int count, float* m) const {
+  constexpr int64_t kStrip = 64;
+  constexpr int kVectorsPerBlock = kOutputs / 16;
+  for (int k = 0; k < 16; ++k, u += words_ * kOutputs) {
+    for (int64_t w0 = 0; w0 < words_; w0 += kStrip) {
+      const int64_t n = min64(kStrip, words_ - w0);
+      for (int t = 0; t < count; t += kTileRows) {
+        const Word* a = v + (k * kTiles + t) * words_ + w0;
+        const Word* b = u + w0 * kOutputs;
+        float* out = m + (k * kTiles + t) * kOutputs;
+        __m512 s[kTileRows][kVectorsPerBlock];
+        ATELIER_UNROLL for (int r = 0; r < kTileRows; ++r) {
+          ATELIER_UNROLL for (int c = 0; c < kVectorsPerBlock; ++c) {
+            s[r][c] = w0 == 0 ? _mm512_setzero_ps() : _mm512_load_ps(out + r * kOutputs + c * 16);
+          }
+        }
+        for (int64_t w = 0; w < n; ++w, b += kOutputs) {
+          __m512i weights[kVectorsPerBlock];
+          ATELIER_UNROLL for (int c = 0; c < kVectorsPerBlock; ++c) {
+            weights[c] = _mm512_load_si512(b + 16 * c);
+          }
+          ATELIER_UNROLL for (int r = 0; r < kTileRows; ++r) {
+            ATELIER_UNROLL for (int c = 0; c < kVectorsPerBlock; ++c) {
+              s[r][c] = dot<T>(s[r][c], weights[c], a + r * words_ + w);
+            }
+          }
+        }
+        ATELIER_UNROLL for (int r = 0; r < kTileRows; ++r) {
+          ATELIER_UNROLL for (int c = 0; c < kVectorsPerBlock; ++c) {
+            _mm512_store_ps(out + r * kOutputs + c * 16, s[r][c]);
+          }
+        }
+      }
+    }
+  }
+}
+
+// y = A^T M A + bias (+ y) for 64 outputs from `output` on; what lies outside is not written.
+template <class T>
+void Winograd<T>::transform_output(const CpuConvRun& run, const TileGrid& grid, const float* m,
+                                   int64_t first, int count, int64_t output) const {
+  constexpr int64_t kPlane = kTiles * kOutputs;
+  for (int t = 0; t < count; ++t) {
+    const TilePosition at = tile_position(grid, first + t);
+    for (int64_t c = 0; c < min64(kOutputs, outputs_ - output); c += 16) {
+      const __mmask16 lanes = first_lanes(outputs_ - output - c);
+      __m512 d[16], e[2][4];
+      ATELIER_UNROLL for (int k = 0; k < 16; ++k) {
+        d[k] = _mm512_load_ps(m + k * kPlane + t * kOutputs + c);
+      }
+      ATELIER_UNROLL for (int k = 0; k < 4; ++k) {
+        e[0][k] = _mm512_add_ps(_mm512_add_ps(d[k], d[4 + k]), d[8 + k]);
+        e[1][k] = _mm512_sub_ps(_mm512_sub_ps(d[4 + k], d[8 + k]), d[12 + k]);
+      }
+      const float* bias = run.bias + at.batch * run.bias_batch_stride + output + c;
+      const __m512 added = run.bias == nullptr ? _mm512_setzero_ps() : load(bias, lanes);
+      for (int row = 0; row < 2 && at.y + row < grid.height; ++row) {
+        const auto& f = e[row];
+        const __m512 sums[2] = {
+            _mm512_add_ps(_mm512_add_ps(f[0], f[1]), _mm512_add_ps(f[2], added)),
+            _mm512_add_ps(_mm512_sub_ps(f[1], f[2]), _mm512_sub_ps(added, f[3]))};
+        T* y = static_cast<T*>(run.y) + output + c +
+               ((at.batch * grid.height + at.y + row) * grid.width + at.x) * outputs_;
+        for (int column = 0; column < 2 && at.x + column < grid.width; ++column, y += outputs_) {
+          const __m512 sum = sums[column];
+          store(y, run.accumulate ? _mm512_add_ps(sum, load(y, lanes)) : sum, lanes);
+        }
+      }
+    }
+  }
+}
+
+template <class T>
+void Winograd<T>::run_block(const CpuConvRun& run, const TileGrid& grid, const Word* v,
+                            int64_t tile_block, int64_t weight_block, float* m) const {
+  const int64_t first = tile_block * kTiles;
+  const int count = static_cast<int>(min64(kTiles, grid.tiles() - first));
+  multiply(v, static_cast<const Word*>(run.packed) + weight_block * block_words(), count, m);
+  transform_output(run, grid, m, first, count, weight_block * kOutputs);
+}
+
+// Small weights are re-read for each block of tiles. Where they are the larger part, all tiles are
+// transformed first and the weights read once.
+template <class T>
+void Winograd<T>::run(const CpuConvRun& run, const Parallel& parallel) const {
+  const TileGrid grid{run.input.batch, run.input.height, run.input.width};
+  const auto transform = [&](int64_t block, Word* v) {
+    const int64_t first = block * kTiles;
+    transform_input(static_cast<const T*>(run.x), grid, first,
+                    static_cast<int>(min64(kTiles, grid.tiles() - first)), v);
+  };
+  if (reread_weights(grid, parallel.threads())) {
+    parallel_for(parallel, grid.blocks(), [&](int64_t begin, int64_t end) {
+      const Scratch inputs(input_bytes()), products(kProductBytes);
+      Word* v = static_cast<Word*>(inputs.data());
+      for (int64_t i = begin; i < end; ++i) {
+        transform(i, v);
+        for (int64_t o = 0; o < weight_blocks(); ++o) {
+          run_block(run, grid, v, i, o, static_cast<float*>(products.data()));
+        }
+      }
+    });
+    return;
+  }
+  const int64_t stride = input_bytes() / int64_t{sizeof(Word)};
+  const Scratch inputs(grid.blocks() * input_bytes());
+  Word* v = static_cast<Word*>(inputs.data());
+  parallel_for(parallel, grid.blocks(), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) transform(i, v + i * stride);
+  });
+  parallel_for(parallel, weight_blocks(), [&](int64_t begin, int64_t end) {
+    const Scratch products(kProductBytes);
+    for (int64_t o = begin; o < end; ++o) {
+      for (int64_t i = 0; i < grid.blocks(); ++i) {
+        run_block(run, grid, v + i * stride, i, o, static_cast<float*>(products.data()));
+      }
+    }
+  });
+}
+
+/// Calls body(Winograd<T>) for the layer's type.
+template <class F>
+auto with_winograd(const CpuConv& layer, const F& body) {
+  return layer.type == CpuType::fp32 ? body(Winograd<float>(layer)) : body(Winograd<Bf16>(layer));
+}
+
+/// Few channels leave the transforms more work than the products save.
+constexpr int64_t kFewestChannels = 32;
+
+CpuConvMethod conv_method(const CpuConv& layer) {
+  const bool shape = layer.kernel == 3 && layer.stride == 1 && layer.pad_begin == 1 &&
+                     layer.pad_end == 1 && !layer.upsample;
+  const bool large = layer.inputs >= kFewestChannels && layer.outputs >= kFewestChannels;
+  return shape && large ? CpuConvMethod::winograd : CpuConvMethod::library;
+}
+int64_t conv_weight_bytes(const CpuConv& layer) {
+  return with_winograd(
+      layer, [](const auto& conv) { return conv.weight_words() * int64_t{sizeof(uint32_t)}; });
+}
+void pack_conv(const CpuConv& layer, const CpuWeights& weights, void* packed,
+               const Parallel& parallel) {
+  with_winograd(layer, [&](const auto& conv) {
+    parallel_for(parallel, conv.weight_blocks(), [&](int64_t begin, int64_t end) {
+      uint32_t* out = static_cast<uint32_t*>(packed);
+      for (int64_t i = begin; i < end; ++i) {
+        switch (weights.type) {
+          case CpuType::fp32:
+            conv.pack(static_cast<const float*>(weights.data), i, out);
+            break;
+          case CpuType::bf16:
+            conv.pack(static_cast<const Bf16*>(weights.data), i, out);
+            break;
+          case CpuType::fp16:
+            conv.pack(static_cast<const Fp16*>(weights.data), i, out);
+            break;
+        }
+      }
+    });
+  });
+}
+int64_t conv_scratch_bytes(const CpuConv& layer, const CpuPicture& input, int threads) {
+  const TileGrid grid{input.batch, input.height, input.width};
+  return with_winograd(layer, [&](const auto& conv) { return conv.scratch_bytes(grid, threads); });
+}
+void conv(const CpuConv& layer, const CpuConvRun& run, const Parallel& parallel) {
+  with_winograd(layer, [&](const auto& winograd) { winograd.run(run, parallel); });
+}
+
+}  // namespace
+}  // namespace atelier
