@@ -36,6 +36,7 @@ struct ModelTraits {
   int64_t vector_width = 0;  // 0: takes no vector
   OutputKind output = OutputKind::eps;
   bool zero_terminal_snr = false;
+  int64_t native_size = 512;  // pixels along a side of the pictures it was trained on
 };
 
 /// A denoiser bound to its weights. Thread-safe, though calls share the device.

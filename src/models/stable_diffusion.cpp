@@ -25,13 +25,17 @@ std::unique_ptr<DiffusionModel> build_sd1(const Scope& w) {
 std::unique_ptr<DiffusionModel> build_sd2(const Scope& w) {
   UNetConfig c = read_unet_config(w);
   c.fp32_scores = true;
-  if (sd2_predicts_v(w, c)) c.traits.output = OutputKind::v;
+  if (sd2_predicts_v(w, c)) {
+    c.traits.output = OutputKind::v;
+    c.traits.native_size = 768;
+  }
   return make_unet(std::move(c), w);
 }
 
 // Fine-tuned XL files say in empty tensors at top level how they were trained.
 std::unique_ptr<DiffusionModel> build_sdxl(const Scope& w) {
   UNetConfig c = read_unet_config(w);
+  c.traits.native_size = 1024;
   const TensorSource& file = *w.keys().source();
   for (const std::string_view key : {"edm_mean", "edm_vpred.sigma_max"})
     if (file.tensors().contains(key))
