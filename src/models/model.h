@@ -48,6 +48,9 @@ class DiffusionModel {
   /// this model's.
   at::Tensor forward(const DiffusionInput& input) const;
   virtual const ModelTraits& traits() const = 0;
+  /// Memory for activations in one call on `batch` latents of height x width cells, without
+  /// weights: an estimate from above.
+  virtual Bytes activation_bytes(int64_t batch, int64_t height, int64_t width) const = 0;
 
  protected:
   /// The same with everything checked, on the compute device and in the compute dtype, x with

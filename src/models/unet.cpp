@@ -4,6 +4,7 @@
 // Shapes: B batch, C channels, H W cells of a level, N = H W tokens, D prompt width, E embedding.
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <optional>
 #include <vector>
 
@@ -175,7 +176,7 @@ struct UNet : Block<UNetConfig> {
 
   Tensor operator()(const DiffusionInput& in) const {
     const auto observed = [&](const Scope& block, Tensor h) {
-      if (in.observe) in.observe(block.name(), h);
+      if (in.observe) in.observe(block.name().substr(0, block.name().size() - 1), h);
       return h;
     };
     const Tensor shift = shifts(in);
@@ -198,8 +199,36 @@ class UNetModel final : public Loaded<DiffusionModel, UNetConfig, UNet> {
  public:
   using Loaded::Loaded;
   const ModelTraits& traits() const override { return config().traits; }
+  // The skips held so far, and what the fullest stage needs beside them: a residual block its
+  // input, normed and joined, and three results; a transformer six rows per token and the hidden
+  // rows of a piece of its feed-forward layer.
+  Bytes activation_bytes(int64_t batch, int64_t height, int64_t width) const override {
+    const UNetConfig& c = config();
+    int64_t cells = batch * height * width, skips = c.base * cells, peak = 0;
+    std::vector<int64_t> held{skips};
+    const auto stage = [&](const UNetStage& s) {
+      const int64_t residual = (3 * s.in + 3 * s.out) * cells;
+      const int64_t transformer = s.depth ? 8 * s.out * (cells + std::min(cells, kHiddenRows)) : 0;
+      peak = std::max(peak, skips + std::max(residual, transformer));
+    };
+    for (const UNetStage& s : c.input) {
+      if (s.kind == UNetStage::Kind::halving) cells = (cells + 3) / 4;
+      stage(s);
+      held.push_back(s.out * cells);
+      skips += held.back();
+    }
+    for (const UNetStage& s : c.output) {
+      stage(s);
+      skips -= held.back();
+      held.pop_back();
+      if (s.upsample) cells *= 4;
+    }
+    return Bytes(peak * static_cast<int64_t>(c10::elementSize(compute().dtype))) + 64_MiB;
+  }
 
  private:
+  // Rows that a feed-forward layer widens at a time.
+  static constexpr int64_t kHiddenRows = 2048;
   Tensor run(const DiffusionInput& in) const override { return net()(in); }
   const Compute& compute() const override { return net().w.compute(); }
 };

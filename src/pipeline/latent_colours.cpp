@@ -11,7 +11,7 @@ namespace atelier {
 namespace {
 
 constexpr int64_t kRows = 6, kColumns = 10;  // of patches
-constexpr int64_t kPatch = 4;                // latent cells along a patch's side
+constexpr int64_t kPatch = 4;  // latent cells along a patch's side
 constexpr uint64_t kSeed = 1;
 
 /// Mean colour of each patch's inner half: pictures [1, 3, H, W] -> [patches, 3].
@@ -34,8 +34,7 @@ LatentColours::LatentColours(const Vae& vae, double spread) {
   const at::Tensor patches = cells.repeat_interleave(kPatch, 2).repeat_interleave(kPatch, 3);
   const at::Tensor colours = middles(vae.decode(patches) * 0.5 + 0.5).to(at::kDouble);
   const at::Tensor inputs =
-      at::cat({cells.view({channels, -1}).t(), at::ones({kRows * kColumns, 1})}, 1)
-          .to(at::kDouble);
+      at::cat({cells.view({channels, -1}).t(), at::ones({kRows * kColumns, 1})}, 1).to(at::kDouble);
   const at::Tensor solution =
       at::linalg_solve(inputs.t().matmul(inputs), inputs.t().matmul(colours)).to(at::kFloat);
   weight_ = solution.slice(0, 0, channels);

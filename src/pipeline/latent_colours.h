@@ -21,7 +21,7 @@ class LatentColours {
 
  private:
   at::Tensor weight_;  // [C, 3]
-  at::Tensor bias_;    // [3]
+  at::Tensor bias_;  // [3]
 };
 
 }  // namespace atelier

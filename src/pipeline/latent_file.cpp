@@ -15,8 +15,8 @@ void save_latent(const std::filesystem::path& path, const at::Tensor& latent,
       TensorSpec{"latent_format_version_0", {0}, Encoding::f32}};
   const std::span bytes(static_cast<const std::byte*>(values.const_data_ptr()), values.nbytes());
   write_safetensors(
-      path, specs,
-      [&](size_t i) { return i == 0 ? bytes : std::span<const std::byte>(); }, metadata);
+      path, specs, [&](size_t i) { return i == 0 ? bytes : std::span<const std::byte>(); },
+      metadata);
 }
 
 }  // namespace atelier

@@ -1,0 +1,54 @@
+// One part of a model that can be put into memory and taken out again.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "models/part.h"
+#include "pipeline/model_files.h"
+
+namespace atelier {
+
+/// A part bound to its file. Binding reads only names and shapes; weights come with `load` or with
+/// the first use, and go with `release`. One thread at a time.
+template <class Interface>
+class Component {
+ public:
+  Component(const PartDef<Interface>& def, FoundPart found, const Compute& compute)
+      : def_(&def), found_(std::move(found)), compute_(compute) {}
+
+  /// Binds; problems go to `report`.
+  void bind(BindReport& report) {
+    residency_ = std::make_unique<Residency>();
+    part_ = load_part(*def_, found_.source, found_.place, *residency_, report, compute_);
+  }
+  /// The part, bound again if it was released.
+  const Interface& get() {
+    if (!part_) {
+      BindReport report;
+      bind(report);
+      report.throw_if_bad(found_.source->label());
+    }
+    return *part_;
+  }
+  /// Prepares every weight now; `progress` as in `Residency::prepare_all`.
+  void load(const std::function<bool(double)>& progress = {}) {
+    get();
+    residency_->prepare_all(progress);
+  }
+  void release() {
+    part_.reset();
+    residency_.reset();
+  }
+  const Compute& compute() const { return compute_; }
+  const FoundPart& found() const { return found_; }
+
+ private:
+  const PartDef<Interface>* def_;
+  FoundPart found_;
+  Compute compute_;
+  std::unique_ptr<Residency> residency_;
+  std::unique_ptr<Interface> part_;
+};
+
+}  // namespace atelier

@@ -1,0 +1,65 @@
+// A model ready to draw: its parts, loaded when needed, and how it denoises. Read this header
+// first.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "models/model.h"
+#include "models/vae.h"
+#include "pipeline/component.h"
+#include "pipeline/model_files.h"
+#include "sampling/model_sampling.h"
+
+namespace atelier {
+
+/// Compute dtypes the user insists on; unset: the best the device does natively.
+struct DtypeChoice {
+  std::optional<at::ScalarType> unet, text, vae;
+};
+
+/// The parts of one model on one device. Opening binds every layer, so that everything wrong with
+/// the files is known, but reads no weights; `Component::load` does. One thread at a time.
+class Engine {
+ public:
+  /// Throws as `find_parts` and `require_complete`, and `mismatch` with everything missing,
+  /// misshapen or unused in the files.
+  Engine(const ModelFiles& files, Device device, const DtypeChoice& dtypes = {});
+
+  const ModelDef& def() const { return *parts_.def; }
+  const ModelParts& parts() const { return parts_; }
+  const ModelTraits& traits() const { return traits_; }
+  const ModelSampling& sampling() const { return *sampling_; }
+  /// The size of pictures the model was made for, in pixels.
+  int64_t native_width() const { return parts_.width.value_or(traits_.native_size); }
+  int64_t native_height() const { return parts_.height.value_or(traits_.native_size); }
+
+  Component<DiffusionModel>& unet() { return *unet_; }
+  Component<Vae>& vae() { return *vae_; }
+  /// The text encoders, in the order of def().text.
+  std::vector<Component<TextEncoder>>& text() { return text_; }
+
+  /// Latents [B, C, h, w] between VAE space (files, the autoencoder) and model space (sampling).
+  at::Tensor to_model_space(const at::Tensor& latent) const;
+  at::Tensor to_vae_space(const at::Tensor& latent) const;
+
+  /// Bytes of prepared weights, predicted from shapes.
+  struct WeightBytes {
+    Bytes unet, text, vae;
+  };
+  const WeightBytes& weight_bytes() const { return weight_bytes_; }
+
+ private:
+  void bind();
+
+  ModelParts parts_;
+  std::unique_ptr<Component<DiffusionModel>> unet_;
+  std::unique_ptr<Component<Vae>> vae_;
+  std::vector<Component<TextEncoder>> text_;
+  ModelTraits traits_;
+  std::unique_ptr<ModelSampling> sampling_;
+  WeightBytes weight_bytes_;
+};
+
+}  // namespace atelier

@@ -1,0 +1,53 @@
+// From the files a user names to the parts of a model: which architecture, and where each part is.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "models/model.h"
+#include "models/vae.h"
+
+namespace atelier {
+
+/// The files a model is put together from; an empty path means "as the model file has it".
+struct ModelFiles {
+  std::filesystem::path model;  // a checkpoint, a shard index, or a diffusers folder
+  std::filesystem::path vae;
+  std::vector<std::filesystem::path> text_encoders;  // in any order
+};
+
+/// Where one part was found.
+struct FoundPart {
+  std::shared_ptr<const TensorSource> source;
+  Place place;
+};
+
+/// A model's parts, recognised but not bound: nothing but headers has been read.
+struct ModelParts {
+  const ModelDef* def = nullptr;
+  FoundPart denoiser;
+  std::optional<FoundPart> vae;
+  std::vector<std::optional<FoundPart>> text;  // in the order of def->text
+  /// What a diffusers folder's scheduler says over what the tensors do not tell.
+  std::optional<OutputKind> output;
+  std::optional<bool> zero_terminal_snr;
+  /// Width and height the file's metadata names, in pixels.
+  std::optional<int64_t> width, height;
+};
+
+/// Opens the files and recognises what they hold. Parts the files lack stay empty; a file given for
+/// a part that holds none of it throws `mismatch`. Errors otherwise as `open_source` and
+/// `detect_model`.
+ModelParts find_parts(const ModelFiles& files);
+
+/// Throws `mismatch` naming the option that helps if a part that drawing needs is missing.
+void require_complete(const ModelParts& parts);
+
+/// What a lone file holds that is no whole model: "autoencoder (VAE)", "text encoder clip_l",
+/// "TAESD"; nothing if unknown.
+std::optional<std::string> lone_part(const std::shared_ptr<const TensorSource>& source);
+
+}  // namespace atelier
