@@ -11,29 +11,36 @@ namespace {
 
 constexpr size_t kPredictorOrder = 3, kCorrectorOrder = 4;
 
-/// Integrals over [from, to] of (1 + tau^2) e^{(1 + tau^2)(l - to)} l^p for p = 0, 1, ..., by
-/// parts.
-std::vector<double> exponential_moments(double from, double to, size_t count, double tau) {
-  const double rate = 1 + tau * tau;
-  const double decay = std::exp(-rate * (to - from));
+/// J_p = y * integral over [0, 1] of e^{-y s} s^p for p = 0, 1, ...: by series where integration by
+/// parts would cancel.
+std::vector<double> exponential_moments(double y, size_t count) {
   std::vector<double> moments(count);
   for (size_t p = 0; p < count; ++p) {
-    const double power = static_cast<double>(p);
-    moments[p] = std::pow(to, power) - decay * std::pow(from, power);
-    if (p > 0) moments[p] -= power / rate * moments[p - 1];
+    const auto power = static_cast<double>(p);
+    if (y < 1) {
+      double term = y;
+      for (int k = 1; std::abs(term) > 1e-18 * y; ++k) {
+        moments[p] += term / (k + power);
+        term *= -y / k;
+      }
+    } else {
+      moments[p] = p == 0 ? 1 - std::exp(-y) : power / y * moments[p - 1] - std::exp(-y);
+    }
   }
   return moments;
 }
 
-/// Weights of answers known at `nodes`: the integrals above of their Lagrange polynomials.
+/// Weights of answers known at `nodes` in a step [from, to]: the integrals of
+/// (1 + tau^2) e^{(1 + tau^2)(l - to)} times their Lagrange polynomials.
 std::vector<double> adams_weights(const std::vector<double>& nodes, double from, double to,
                                   double tau) {
-  // Nodes relative to the end keep the powers small.
+  const double h = to - from;
+  std::vector<double> moments = exponential_moments((1 + tau * tau) * h, nodes.size());
   std::vector<std::vector<double>> powers(nodes.size());
   for (size_t p = 0; p < nodes.size(); ++p)
     for (const double node : nodes)
-      powers[p].push_back(std::pow(node - to, static_cast<double>(p)));
-  return solve(powers, exponential_moments(from - to, 0, nodes.size(), tau));
+      powers[p].push_back(std::pow((to - node) / h, static_cast<double>(p)));
+  return solve(powers, moments);
 }
 
 /// One walk over the schedule: sigmas, lambdas and the answers so far.

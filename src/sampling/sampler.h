@@ -1,4 +1,4 @@
-// Samplers: how x moves from the first sigma of a schedule to the last.
+// Samplers: how x moves from the first sigma of a schedule to the last. Jobs use sample.h.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -43,7 +43,7 @@ struct SamplerContext {
   const StepCallback& on_step;
 };
 
-/// Falling sigmas, the last one possibly 0.
+/// Falling sigmas, no two equal, the last one possibly 0.
 using Sigmas = std::span<const float>;
 
 enum class NoiseKind { none, ancestral, brownian };
@@ -53,7 +53,6 @@ struct SamplerTraits {
   NoiseKind noise = NoiseKind::none;
   bool needs_uncond = false;  // the negative is evaluated even at cfg 1
   bool drop_penultimate = false;  // the schedule leaves its last sigma above 0 out
-  bool distinct_sigmas = false;  // divides by the lengths of its steps: none may be 0
   bool fresh_mask_noise = false;  // masked areas get noise of seed + 1 instead of the start noise
   float final_sigma = 0;  // takes the place of a last sigma of 0
 };

@@ -1,6 +1,8 @@
 // Every sampler against golden/sampling/samplers.json: diffusion and flow, results and model calls.
 #include <gtest/gtest.h>
 
+#include <map>
+
 #include "sampling/golden_test.h"
 #include "sampling/integrators.h"
 #include "sampling/schedulers.h"
@@ -29,6 +31,15 @@ struct Setting {
   const char* scheduler;
 };
 
+/// Float32 rounding of a few steps; the reference loses more where it subtracts nearly equal
+/// float32 numbers (UniPC's and DDPM's marginals) or lets errors choose the steps.
+double tolerance(std::string_view sampler) {
+  const std::map<std::string_view, double> loose{
+      {"dpm_adaptive", 1e-4}, {"uni_pc", 5e-5}, {"uni_pc_bh2", 5e-5}, {"ddpm", 1e-5}};
+  const auto found = loose.find(sampler);
+  return found == loose.end() ? 3e-6 : found->second;
+}
+
 void expect_all_golden(const Setting& setting) {
   const Json goldens = golden::read("samplers.json");
   const Json& entries = goldens.at(setting.name);
@@ -44,11 +55,12 @@ void expect_all_golden(const Setting& setting) {
     const auto source = noise_source(sampler, kShape, kSeed, sigmas);
     int calls = 0;
     const Denoise denoise = toy(model, calls);
-    const SamplerContext context{denoise, model, source.get(), {}};
+    const StepCallback silent;
+    const SamplerContext context{denoise, model, source.get(), silent};
     const Tensor x =
         sampler.integrate(context, model.start(sigmas[0], noise, at::zeros_like(noise)), sigmas);
     EXPECT_EQ(calls, entry.at("model_calls").get<int>());
-    golden::expect_entry(model.finish(sigmas.back(), x), entry, 2e-5);
+    golden::expect_entry(model.finish(sigmas.back(), x), entry, tolerance(sampler.name));
   }
 }
 
