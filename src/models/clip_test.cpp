@@ -120,7 +120,7 @@ TEST_P(ClipGolden, Bf16StaysWithinItsRounding) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Encoders, ClipGolden, ::testing::Values("clip_l", "clip_h", "clip_g"),
-                         [](const auto& info) { return std::string(info.param); });
+                         [](const auto& test) { return std::string(test.param); });
 
 TEST(Clip, ProjectsThePooledStateWhereAsked) {
   for (const char* name : {"clip_h", "clip_g"}) {

@@ -24,9 +24,8 @@ inline std::filesystem::path folder(const std::string& name) {
 
 /// The file or shards called `name` in a golden folder.
 inline std::shared_ptr<const TensorSource> source(const std::string& in, const std::string& name) {
-  const std::filesystem::path whole = folder(in) / (name + ".safetensors");
-  return open_checkpoint(std::filesystem::exists(whole) ? whole
-                                                        : whole.string() + ".index.json");
+  const std::string whole = folder(in) / (name + ".safetensors");
+  return open_checkpoint(std::filesystem::exists(whole) ? whole : whole + ".index.json");
 }
 
 /// A tensor of a golden file as fp32, or as int64 if it holds int32.
@@ -55,7 +54,8 @@ inline std::shared_ptr<MemorySource> renamed(const TensorSource& from, const std
   std::ostringstream text;
   text << file.rdbuf();
   auto result = std::make_shared<MemorySource>("renamed");
-  for (const auto& [name, row] : Json::parse(text.str()).items())
+  const Json names = Json::parse(text.str());
+  for (const auto& [name, row] : names.items())
     result->put(name, tensor(from, row["from"]).reshape(row["shape"].get<Shape>()));
   return result;
 }

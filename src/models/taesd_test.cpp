@@ -75,12 +75,14 @@ TEST_F(TaesdGolden, FilesOfTheirOwnAndDiffusersNamesGiveEqualBytes) {
     return "encoder.layers." + std::to_string(i) + rest;
   });
   for (const auto& half : {decoder, encoder})
-    for (const auto& [name, info] : half->tensors()) combined->put(name, golden::tensor(*half, name));
+    for (const auto& [name, info] : half->tensors())
+      combined->put(name, golden::tensor(*half, name));
 
-  const at::Tensor decoded = load()->decode(want("latent")), encoded = load()->encode(want("picture"));
-  for (const TaesdFiles& files : {TaesdFiles{lone_decoder, lone_encoder, kPlain},
-                                  TaesdFiles{diffusers, diffusers, kPlain},
-                                  TaesdFiles{combined, combined, kPlain}}) {
+  const at::Tensor decoded = load()->decode(want("latent")),
+                   encoded = load()->encode(want("picture"));
+  for (const TaesdFiles& files :
+       {TaesdFiles{lone_decoder, lone_encoder, kPlain}, TaesdFiles{diffusers, diffusers, kPlain},
+        TaesdFiles{combined, combined, kPlain}}) {
     EXPECT_TRUE(has_taesd(*files.decoder));
     const auto vae = load(files);
     EXPECT_TRUE(at::equal(vae->decode(want("latent")), decoded)) << files.decoder->label();

@@ -288,9 +288,11 @@ Config config_of(const Scope& w) {
   return c;
 }
 
-// Levels of the decoder count from the coarsest in diffusers' names: R is one more than their number.
+// Levels of the decoder count from the coarsest in diffusers' names: R is one more than their
+// number.
 constexpr KeyRule kDiffusers[] = {
-    {"encoder.down.{a}.block.{b}.nin_shortcut", {"encoder.down_blocks.{a}.resnets.{b}.conv_shortcut"}},
+    {"encoder.down.{a}.block.{b}.nin_shortcut",
+     {"encoder.down_blocks.{a}.resnets.{b}.conv_shortcut"}},
     {"encoder.down.{a}.block.{b}.*", {"encoder.down_blocks.{a}.resnets.{b}.*"}},
     {"encoder.down.{a}.downsample.*", {"encoder.down_blocks.{a}.downsamplers.0.*"}},
     {"encoder.mid.block_{a+1}.*", {"encoder.mid_block.resnets.{a}.*"}},

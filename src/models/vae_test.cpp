@@ -124,7 +124,7 @@ TEST_P(VaeGolden, Bf16StaysWithinItsRounding) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Autoencoders, VaeGolden, ::testing::Values("vae_kl", "vae_kl_plain"),
-                         [](const auto& info) { return std::string(info.param); });
+                         [](const auto& test) { return std::string(test.param); });
 
 TEST(Vae, DoesNotChangeWhatItIsGiven) {
   Case c("vae_kl");
@@ -147,8 +147,10 @@ TEST(Vae, OldDiffusersNamesOfTheAttentionAreKnown) {
   Case c("vae_kl");
   const auto current = golden::renamed(*c.weights, c.name);
   auto old = std::make_shared<MemorySource>("old");
-  const std::pair<std::string, std::string> names[] = {
-      {".to_q.", ".query."}, {".to_k.", ".key."}, {".to_v.", ".value."}, {".to_out.0.", ".proj_attn."}};
+  const std::pair<std::string, std::string> names[] = {{".to_q.", ".query."},
+                                                       {".to_k.", ".key."},
+                                                       {".to_v.", ".value."},
+                                                       {".to_out.0.", ".proj_attn."}};
   for (const auto& [name, info] : current->tensors()) {
     std::string renamed = name;
     for (const auto& [from, to] : names)
@@ -277,9 +279,10 @@ TEST(TiledVae, ReportsProgressAndStopsWhenTold) {
 TEST(TiledVae, RefusesTilesThatMakeNoSense) {
   const Nearest vae;
   const at::Tensor latent = at::zeros({1, 4, 32, 32});
-  for (const Tiling& tiling : {Tiling{.tile = 0, .overlap = 0}, Tiling{.tile = 60, .overlap = 8},
-                               Tiling{.tile = 130, .overlap = 32}, Tiling{.tile = 128, .overlap = 40},
-                               Tiling{.tile = 128, .overlap = -8}, Tiling{.tile = 128, .overlap = 4}})
+  for (const Tiling& tiling :
+       {Tiling{.tile = 0, .overlap = 0}, Tiling{.tile = 60, .overlap = 8},
+        Tiling{.tile = 130, .overlap = 32}, Tiling{.tile = 128, .overlap = 40},
+        Tiling{.tile = 128, .overlap = -8}, Tiling{.tile = 128, .overlap = 4}})
     EXPECT_THROW(decode_tiled(vae, latent, tiling), Error) << tiling.tile << " " << tiling.overlap;
   EXPECT_THROW(decode_tiled(vae, at::zeros({1, 5, 32, 32})), Error);
   EXPECT_THROW(encode_tiled(vae, at::zeros({1, 3, 30, 32})), Error);
