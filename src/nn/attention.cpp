@@ -81,7 +81,7 @@ CrossAttention::CrossAttention(const Scope& w, int64_t width, int64_t context, H
 
 void CrossAttention::add_to(Tensor& y, const Tensor& x, const Context& context) const {
   const auto remembered = context.remember(this, [&] {
-    const auto kv = key_value_(context.embedding()).chunk(2, -1);
+    const auto kv = key_value_(context.embedding().to(x.options())).chunk(2, -1);
     return std::make_shared<const KeyValue>(KeyValue{kv[0], kv[1]});
   });
   const auto& kv = *static_cast<const KeyValue*>(remembered.get());

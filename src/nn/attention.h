@@ -18,9 +18,9 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t head
 /// The same where each query sees itself and the keys before it; N = M.
 Tensor causal_attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t heads);
 
-/// What a prompt became, [B, T, D], and what layers have computed from it alone. Copies share one
-/// memory, so that keys and values are computed once per prompt and not once per step. Make a new
-/// one when weights change.
+/// What a prompt became, [B, T, D] in any dtype on any device, and what layers have computed from it
+/// alone. Copies share one memory, so that keys and values are computed once per prompt and not
+/// once per step. Make a new one when weights change.
 class Context {
  public:
   Context() = default;

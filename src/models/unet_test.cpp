@@ -1,0 +1,229 @@
+// The UNet families against diffusers: every block and the whole, both layouts, bf16, detection,
+// and what is said of files and inputs that do not fit.
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "models/golden_files.h"
+#include "models/model.h"
+
+namespace atelier {
+namespace {
+
+struct Case {
+  const char* folder;
+  const char* family;
+  int64_t channels = 4;
+};
+
+struct Net {
+  Residency residency;
+  std::unique_ptr<DiffusionModel> model;
+};
+
+std::unique_ptr<Net> load(const std::shared_ptr<const TensorSource>& source,
+                          at::ScalarType dtype = at::kFloat) {
+  auto net = std::make_unique<Net>();
+  const Detected found = detect_model(source);
+  BindReport report;
+  net->model = load_part(found.def->denoiser, source, found.denoiser, net->residency, report,
+                         {.device = {}, .dtype = dtype});
+  report.throw_if_bad(source->label());
+  return net;
+}
+
+DiffusionInput input(const TensorSource& expected) {
+  DiffusionInput in;
+  in.x = golden::tensor(expected, "x");
+  in.timestep = golden::tensor(expected, "timestep");
+  in.context = nn::Context(golden::tensor(expected, "context"));
+  if (expected.tensors().contains("vector")) in.vector = golden::tensor(expected, "vector");
+  return in;
+}
+
+class UNet : public ::testing::TestWithParam<Case> {
+ protected:
+  std::shared_ptr<const TensorSource> weights = golden::source(GetParam().folder, "model");
+  std::shared_ptr<const TensorSource> expected = golden::source(GetParam().folder, "expected");
+  at::Tensor want(const std::string& name) { return golden::tensor(*expected, name); }
+};
+
+TEST_P(UNet, IsRecognised) {
+  EXPECT_EQ(detect_model(weights).def->name, GetParam().family);
+  const auto net = load(weights);
+  EXPECT_EQ(net->model->traits().in_channels, GetParam().channels);
+  EXPECT_EQ(net->model->traits().context_width, want("context").size(2));
+}
+
+TEST_P(UNet, AgreesWithDiffusersBlockByBlock) {
+  DiffusionInput in = input(*expected);
+  int blocks = 0;
+  in.observe = [&](std::string_view block, const at::Tensor& output) {
+    ++blocks;
+    const at::Tensor kept = output.narrow(0, 0, 1).slice(1, 0, output.size(1), 4);
+    EXPECT_TRUE(golden::close(kept, want(std::string(block)), 1e-4)) << block;
+  };
+  const at::Tensor output = load(weights)->model->forward(in);
+  EXPECT_TRUE(golden::close(output, want("output"), 1e-4));
+  EXPECT_GE(blocks, 5);
+  EXPECT_EQ(output.scalar_type(), at::kFloat);
+  EXPECT_FALSE(output.is_inference());
+}
+
+TEST_P(UNet, InTheDiffusersLayoutGivesTheSameBytes) {
+  const auto other = golden::renamed(*weights, GetParam().folder);
+  EXPECT_EQ(detect_model(other).denoiser.layout->name, "diffusers");
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    const at::Tensor a = load(weights, dtype)->model->forward(input(*expected));
+    const at::Tensor b = load(other, dtype)->model->forward(input(*expected));
+    EXPECT_TRUE(at::equal(a, b));
+  }
+}
+
+TEST_P(UNet, InBf16StaysNearFp32) {
+  const auto net = load(weights, at::kBFloat16);
+  EXPECT_TRUE(golden::close(net->model->forward(input(*expected)), want("output"), 3e-2));
+}
+
+TEST_P(UNet, RepeatsToTheByteAndLeavesItsInputAlone) {
+  const auto net = load(weights, at::kBFloat16);
+  const DiffusionInput in = input(*expected);
+  const at::Tensor x = in.x.clone();
+  const at::Tensor first = net->model->forward(in);
+  EXPECT_TRUE(at::equal(net->model->forward(in), first));
+  EXPECT_TRUE(at::equal(in.x, x));
+}
+
+TEST_P(UNet, ABatchElementIsWhatItIsAlone) {
+  const auto net = load(weights);
+  const DiffusionInput both = input(*expected);
+  DiffusionInput second = both;
+  second.x = both.x.narrow(0, 1, 1);
+  second.timestep = both.timestep.narrow(0, 1, 1);
+  second.context = nn::Context(both.context.embedding().narrow(0, 1, 1));
+  if (both.vector.defined()) second.vector = both.vector.narrow(0, 1, 1);
+  EXPECT_TRUE(
+      golden::close(net->model->forward(second), net->model->forward(both).narrow(0, 1, 1), 1e-5));
+}
+
+INSTANTIATE_TEST_SUITE_P(Golden, UNet,
+                         ::testing::Values(Case{"unet_sd1", "sd1"}, Case{"unet_inpaint", "sd1", 9},
+                                           Case{"unet_sd2", "sd2"}, Case{"unet_sdxl", "sdxl"},
+                                           Case{"unet_refiner", "sdxl_refiner"}),
+                         [](const auto& test) { return std::string(test.param.folder); });
+
+std::shared_ptr<MemorySource> prefixed(const TensorSource& from, const std::string& prefix) {
+  auto checkpoint = std::make_shared<MemorySource>("model.safetensors");
+  for (const auto& [name, info] : from.tensors())
+    checkpoint->put(prefix + name, golden::tensor(from, name));
+  return checkpoint;
+}
+
+TEST(UNetFiles, AreFoundUnderEveryPrefix) {
+  const auto weights = golden::source("unet_inpaint", "model");
+  for (const std::string prefix : {"model.diffusion_model.", "unet.", "diffusion_model.", ""}) {
+    const auto checkpoint = prefixed(*weights, prefix);
+    EXPECT_EQ(detect_model(checkpoint).denoiser.prefix, prefix);
+    EXPECT_NO_THROW(load(checkpoint));
+  }
+}
+
+TEST(UNetFiles, JoinMaskAndPictureToTheLatent) {
+  const auto expected = golden::source("unet_inpaint", "expected");
+  const auto net = load(golden::source("unet_inpaint", "model"));
+  DiffusionInput in = input(*expected);
+  in.concat = in.x.narrow(1, 4, 5);
+  in.x = in.x.narrow(1, 0, 4);
+  EXPECT_TRUE(golden::close(net->model->forward(in), golden::tensor(*expected, "output"), 1e-4));
+}
+
+TEST(UNetFiles, OfSd2TellVPredictionByTheirLastNorm) {
+  const auto weights = golden::editable(*golden::source("unet_sd2", "model"));
+  const std::string bias = "output_blocks.1.1.transformer_blocks.0.norm1.bias";
+  const at::Tensor spread = at::linspace(-1, 1, 32);
+  weights->put(bias, spread * 0.2);  // standard deviation 0.119
+  EXPECT_EQ(load(weights)->model->traits().output, OutputKind::v);
+  weights->put(bias, spread * 0.1);
+  EXPECT_EQ(load(weights)->model->traits().output, OutputKind::eps);
+}
+
+TEST(UNetFiles, OfXlSayInMarksHowTheyWereTrained) {
+  const auto plain = prefixed(*golden::source("unet_sdxl", "model"), "model.diffusion_model.");
+  EXPECT_EQ(load(plain)->model->traits().output, OutputKind::eps);
+  plain->put("v_pred", at::zeros({0}));
+  EXPECT_EQ(load(plain)->model->traits().output, OutputKind::v);
+  EXPECT_FALSE(load(plain)->model->traits().zero_terminal_snr);
+  plain->put("ztsnr", at::zeros({0}));
+  EXPECT_TRUE(load(plain)->model->traits().zero_terminal_snr);
+  plain->put("edm_mean", at::zeros({4}));
+  EXPECT_THROW(load(plain), Error);
+}
+
+std::string message(const std::function<void()>& run, ErrorCode code) {
+  try {
+    run();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), code);
+    return error.what();
+  }
+  ADD_FAILURE() << "nothing thrown";
+  return {};
+}
+
+TEST(UNetFiles, ThatLackHaveTooMuchOrMisfitAreToldWhole) {
+  const auto weights = golden::editable(*golden::source("unet_inpaint", "model"));
+  weights->remove("input_blocks.1.0.in_layers.2.bias");
+  weights->put("middle_block.0.emb_layers.1.weight", at::zeros({32, 31}));
+  weights->put("somebody.elses", at::zeros({2}));
+  const std::string text = message([&] { load(weights); }, ErrorCode::mismatch);
+  for (const char* part :
+       {"3 tensors", "missing input_blocks.1.0.in_layers.2.bias [32]",
+        "middle_block.0.emb_layers.1.weight: file has [32, 31]", "unused somebody.elses"})
+    EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
+}
+
+TEST(UNetFiles, WhoseBlocksDoNotFollowFromOneAnotherAreRefused) {
+  const auto weights = golden::editable(*golden::source("unet_sd1", "model"));
+  for (const auto& [name, info] : TensorTable(weights->tensors()))
+    if (name.starts_with("output_blocks.5.")) weights->remove(name);
+  message([&] { load(weights); }, ErrorCode::mismatch);
+}
+
+TEST(UNetFiles, OfOtherKindsAreNamed) {
+  const auto lora = std::make_shared<MemorySource>("style.safetensors");
+  lora->put("lora_unet_down_blocks_0.lora_up.weight", at::zeros({4, 4}));
+  const std::string text = message([&] { detect_model(lora); }, ErrorCode::unsupported);
+  for (const char* part :
+       {"style.safetensors", "Stable Diffusion XL", "input_blocks.0.0.weight", "looks like a LoRA"})
+    EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
+}
+
+TEST(UNetInputs, ThatDoNotFitAreRefused) {
+  const auto expected = golden::source("unet_sdxl", "expected");
+  const auto net = load(golden::source("unet_sdxl", "model"));
+  const auto refused = [&](auto&& change) {
+    DiffusionInput in = input(*expected);
+    change(in);
+    return message([&] { net->model->forward(in); }, ErrorCode::mismatch);
+  };
+  refused([](DiffusionInput& in) { in.x = in.x.narrow(1, 0, 3); });
+  refused([](DiffusionInput& in) { in.timestep = in.timestep.narrow(0, 0, 1); });
+  refused([](DiffusionInput& in) { in.context = {}; });
+  refused([](DiffusionInput& in) { in.context = nn::Context(at::zeros({2, 5, 47})); });
+  refused([](DiffusionInput& in) { in.vector = at::Tensor(); });
+}
+
+TEST(Models, HaveWhatTheEngineAsksOfThem) {
+  for (const ModelDef* def : all_models()) {
+    EXPECT_FALSE(def->title.empty());
+    EXPECT_GT(def->latent.scale, 0) << def->name;
+    EXPECT_FALSE(def->text.empty()) << def->name;
+    EXPECT_FALSE(def->vae_prefixes.empty()) << def->name;
+    EXPECT_FALSE(def->dtypes.empty()) << def->name;
+  }
+}
+
+}  // namespace
+}  // namespace atelier
