@@ -1,0 +1,34 @@
+// Textual inversions: files of vectors that prompts name as `embedding:NAME`.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "text/token_chunks.h"
+
+namespace atelier {
+
+/// Embeddings of some folders, read when first asked for and kept. One thread at a time.
+class EmbeddingFolder final : public EmbeddingSource {
+ public:
+  explicit EmbeddingFolder(std::vector<std::filesystem::path> folders);
+  /// Reads NAME.safetensors, .pt or .bin as A1111, diffusers and ComfyUI know them: the tensor
+  /// named after the encoder ("clip_l", "clip_g"), else `emb_params`, else the one below
+  /// `string_to_param`, else the only one. Empty for a name without a file; throws for a file that
+  /// cannot be read or holds no matrix of numbers.
+  std::optional<Embedding> find(std::string_view name, const EncoderRules& rules) override;
+  /// The vectors of a handle that `find` gave: [vectors, width] fp32.
+  const at::Tensor& vectors(uint64_t handle) const { return held_.at(handle); }
+
+ private:
+  std::vector<std::filesystem::path> folders_;
+  std::vector<at::Tensor> held_;  // by handle
+  std::map<std::pair<std::filesystem::path, std::string>, uint64_t> known_;  // (file, encoder)
+};
+
+}  // namespace atelier
