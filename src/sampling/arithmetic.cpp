@@ -40,6 +40,23 @@ void add_block(float* __restrict out, const float* __restrict x, float w, Count 
   for (int64_t j = 0; j < n; ++j) out[j] += w * x[j];
 }
 
+/// f(a, b) element by element, in order.
+template <typename F>
+Tensor zip(const Tensor& a, const Tensor& b, F f) {
+  Tensor keep_a, keep_b;
+  const float* pa = values(a, a.numel(), keep_a);
+  const float* pb = values(b, a.numel(), keep_b);
+  Tensor result = at::empty(a.sizes(), at::kFloat);
+  float* out = result.mutable_data_ptr<float>();
+  for_blocks(a.numel(), [&](int64_t at, auto n) {
+    float* __restrict o = out + at;
+    const float* __restrict x = pa + at;
+    const float* __restrict y = pb + at;
+    for (int64_t j = 0; j < n; ++j) o[j] = f(x[j], y[j]);
+  });
+  return result;
+}
+
 }  // namespace
 
 Tensor combine(std::initializer_list<Term> terms) {
@@ -63,36 +80,36 @@ Tensor combine(std::span<const Term> terms) {
   return result;
 }
 
-Tensor difference(const Tensor& a, const Tensor& b, double scale) {
-  Tensor keep_a, keep_b;
-  const float* pa = values(a, a.numel(), keep_a);
-  const float* pb = values(b, a.numel(), keep_b);
-  Tensor result = at::empty(a.sizes(), at::kFloat);
-  float* out = result.mutable_data_ptr<float>();
-  const auto w = static_cast<float>(scale);
-  for_blocks(a.numel(), [&](int64_t at, auto n) {
-    float* __restrict o = out + at;
-    const float* __restrict x = pa + at;
-    const float* __restrict y = pb + at;
-    for (int64_t j = 0; j < n; ++j) o[j] = (x[j] - y[j]) * w;
+void accumulate(Tensor& out, double weight, const Tensor& x, double other) {
+  ATELIER_CHECK(out.is_contiguous() && out.scalar_type() == at::kFloat);
+  Tensor keep;
+  const float* from = values(x, out.numel(), keep);
+  float* to = out.mutable_data_ptr<float>();
+  const auto w = static_cast<float>(weight), v = static_cast<float>(other);
+  for_blocks(out.numel(), [&](int64_t at, auto n) {
+    float* __restrict o = to + at;
+    const float* __restrict y = from + at;
+    for (int64_t j = 0; j < n; ++j) o[j] = w * o[j] + v * y[j];
   });
-  return result;
+}
+
+Tensor difference(const Tensor& a, const Tensor& b, double scale) {
+  const auto w = static_cast<float>(scale);
+  return zip(a, b, [w](float x, float y) { return (x - y) * w; });
 }
 
 Tensor extrapolate(const Tensor& a, const Tensor& b, double weight) {
-  Tensor keep_a, keep_b;
-  const float* pa = values(a, a.numel(), keep_a);
-  const float* pb = values(b, a.numel(), keep_b);
-  Tensor result = at::empty(a.sizes(), at::kFloat);
-  float* out = result.mutable_data_ptr<float>();
   const auto w = static_cast<float>(weight);
-  for_blocks(a.numel(), [&](int64_t at, auto n) {
-    float* __restrict o = out + at;
-    const float* __restrict x = pa + at;
-    const float* __restrict y = pb + at;
-    for (int64_t j = 0; j < n; ++j) o[j] = x[j] + (y[j] - x[j]) * w;
+  return zip(a, b, [w](float x, float y) { return x + (y - x) * w; });
+}
+
+Tensor blend(const Tensor& a, const Tensor& b, const Tensor& mask) {
+  Tensor keep;
+  const float* m = values(mask, a.numel(), keep);
+  return zip(a, b, [m](float x, float y) mutable {
+    const float w = *m++;
+    return w < 0.5f ? x + w * (y - x) : y - (1 - w) * (y - x);
   });
-  return result;
 }
 
 std::vector<double> solve(std::vector<std::vector<double>> matrix, std::vector<double> right) {

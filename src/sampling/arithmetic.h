@@ -23,11 +23,17 @@ struct Term {
 Tensor combine(std::initializer_list<Term> terms);
 Tensor combine(std::span<const Term> terms);
 
+/// `out` becomes weight * out + other * x, in place. `out` must be contiguous float32.
+void accumulate(Tensor& out, double weight, const Tensor& x, double other);
+
 /// (a - b) * scale: the derivative of x by sigma is `difference(x, denoised, 1 / sigma)`.
 Tensor difference(const Tensor& a, const Tensor& b, double scale);
 
 /// a + (b - a) * weight, as guidance needs it: exact in the difference for large weights.
 Tensor extrapolate(const Tensor& a, const Tensor& b, double weight);
+
+/// a where `mask` is 0, b where it is 1 (both exactly), linear in between.
+Tensor blend(const Tensor& a, const Tensor& b, const Tensor& mask);
 
 /// The solution of `matrix` y = `right`, matrix row by row, by elimination with pivots.
 /// For the systems of order <= 8 that multistep methods set up; singular ones give infinities.

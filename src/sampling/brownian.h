@@ -13,7 +13,7 @@ namespace atelier {
 ///
 /// Times are rounded to 6 decimals. A node [a, b] with increment W splits in the middle m: left =
 /// W (m-a)/(b-a) + sqrt((m-a)(b-m)/(b-a)) N, right = W - left, N seeded from (seed, position of the
-/// node). Values never depend on the order of queries or on threads. One thread at a time.
+/// node). Values never depend on the order of queries. One thread at a time.
 /// Source: torchsde's BrownianTree (halfway tree, tolerance 1e-6, pool of 24).
 class BrownianTree {
  public:
@@ -28,22 +28,14 @@ class BrownianTree {
     double time = -1;
     Tensor value;
   };
-  /// One halving on the way down to a time.
-  struct Split {
-    double left_share;  // (m-a)/(b-a)
-    double deviation;
-    uint32_t seed;
-    bool goes_right;
-  };
   Tensor value(double time);
-  Tensor descend(double time) const;
-  std::vector<Split> way_down(double time, bool& at_end) const;
-  std::vector<Tensor> draw(std::span<const Split> splits) const;
+  Tensor descend(double time);
 
   std::vector<int64_t> shape_;
   double begin_, end_;
   uint64_t seed_;
   Tensor whole_;  // W(end) - W(begin)
+  Tensor left_;  // buffer of a node's left half
   std::array<Recent, 3> recent_{};  // a step asks again for times of the step before
   size_t oldest_ = 0;
 };

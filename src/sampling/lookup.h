@@ -11,6 +11,15 @@
 
 namespace atelier {
 
+/// Whether `rows` are called `names`, in this order.
+template <typename Rows, typename Names>
+constexpr bool same_names(const Rows& rows, const Names& names) {
+  if (rows.size() != names.size()) return false;
+  for (size_t i = 0; i < rows.size(); ++i)
+    if (rows[i].name != names[i]) return false;
+  return true;
+}
+
 /// The row called `name`; throws `invalid_argument` naming the nearest row, or else all of them.
 template <typename Row>
 const Row& find_row(std::span<const Row> rows, std::string_view kind, std::string_view name) {

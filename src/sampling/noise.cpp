@@ -23,6 +23,8 @@ Tensor initial_noise(at::IntArrayRef shape, uint64_t seed) {
   return at::randn(shape, generator_of(seed), at::kFloat);
 }
 
+void redraw_noise(Tensor& noise, uint64_t seed) { noise.normal_(0, 1, generator_of(seed)); }
+
 Tensor initial_noise(at::IntArrayRef shape, uint64_t seed, std::span<const int64_t> batch_index) {
   const auto bad = std::find_if(batch_index.begin(), batch_index.end(),
                                 [](int64_t i) { return i < 0 || i > kMaxBatchIndex; });

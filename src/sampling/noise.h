@@ -16,8 +16,11 @@ using at::Tensor;
 /// shape [B, C, ...] -> float32 on the CPU. Only the low 32 bits of `seed` count.
 Tensor initial_noise(at::IntArrayRef shape, uint64_t seed);
 
-/// The same, but batch element k is the `batch_index[k]`-th noise of a batch drawn element by
-/// element, so a latent picked out of a batch keeps its noise. shape[0] must be the number of
+/// Overwrites `noise`, contiguous float32 on the CPU, with the start noise of its shape.
+void redraw_noise(Tensor& noise, uint64_t seed);
+
+/// Start noise of which batch element k is the `batch_index[k]`-th noise of a batch drawn element
+/// by element, so a latent picked out of a batch keeps its noise. shape[0] must be the number of
 /// indices. Throws `invalid_argument` on an index below 0 or above 65535.
 Tensor initial_noise(at::IntArrayRef shape, uint64_t seed, std::span<const int64_t> batch_index);
 

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "sampling/arithmetic.h"
 
 namespace atelier {
 namespace {
@@ -56,8 +57,8 @@ Denoise masked(const ModelSampling& model, Denoise inner, Tensor mask, Tensor no
   return [&model, inner = std::move(inner), mask = std::move(mask), noise = std::move(noise),
           latent = std::move(latent)](const Tensor& x, double sigma) {
     const Tensor outside = model.add_noise(sigma, noise, latent);
-    Denoised answer = inner(at::lerp(outside, x, mask), sigma);
-    answer.guided = at::lerp(latent, answer.guided, mask);
+    Denoised answer = inner(blend(outside, x, mask), sigma);
+    answer.guided = blend(latent, answer.guided, mask);
     return answer;
   };
 }

@@ -8,6 +8,7 @@
 #include "sampling/brownian.h"
 #include "sampling/integrators.h"
 #include "sampling/lookup.h"
+#include "sampling/names.h"
 
 namespace atelier {
 namespace {
@@ -66,6 +67,8 @@ constexpr std::array<Sampler, 42> kSamplers{{
     {"uni_pc", sample_uni_pc, {.drop_penultimate = true, .final_sigma = 0.001f}},
     {"uni_pc_bh2", sample_uni_pc_bh2, {.drop_penultimate = true, .final_sigma = 0.001f}},
 }};
+
+static_assert(same_names(kSamplers, kSamplerNames), "names.h lists the samplers in this order");
 
 }  // namespace
 

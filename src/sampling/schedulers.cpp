@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "sampling/beta_quantile.h"
 #include "sampling/lookup.h"
+#include "sampling/names.h"
 
 namespace atelier {
 namespace {
@@ -159,6 +160,9 @@ constexpr std::array<Scheduler, 9> kSchedulers{{
     {"linear_quadratic", linear_quadratic},
     {"kl_optimal", kl_optimal},
 }};
+
+static_assert(same_names(kSchedulers, kSchedulerNames),
+              "names.h lists the schedulers in this order");
 
 int schedule_steps(int steps, double denoise) {
   if (steps < 1 || steps > kMaxSteps)
