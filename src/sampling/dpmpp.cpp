@@ -7,13 +7,6 @@
 namespace atelier {
 namespace {
 
-/// x moved by the exponential integrator: (to / from) x + (1 - to / from) target.
-Tensor integrate(const Tensor& x, const Tensor& target, double from, double to) {
-  return move(x, target, from, to);
-}
-
-double middle(double from, double to) { return std::sqrt(from) * std::sqrt(to); }
-
 /// The middle between two sigmas of a flow model in log signal to noise ratio; just below 1 from 1.
 double flow_middle(const ModelSampling& model, double from, double to) {
   if (from >= 1) return 0.9999;
@@ -34,10 +27,10 @@ Tensor sample_dpmpp_2s_ancestral(const SamplerContext& context, Tensor x, Sigmas
       continue;
     }
     const double between =
-        flow ? flow_middle(context.model, from, step.down) : middle(from, step.down);
-    const Tensor u = integrate(x, denoised, from, between);
+        flow ? flow_middle(context.model, from, step.down) : geometric_mean(from, step.down);
+    const Tensor u = move(x, denoised, from, between);
     const Tensor denoised_2 = context.denoise(u, between).guided;
-    x = renoise(context, integrate(x, denoised_2, from, step.down), step, from, to);
+    x = renoise(context, move(x, denoised_2, from, step.down), step, from, to);
   }
   return x;
 }
@@ -58,7 +51,7 @@ Tensor sample_dpmpp_2s_ancestral_cfg_pp(const SamplerContext& context, Tensor x,
       return combine(
           {{ratio, x}, {ratio, shift.guided}, {-ratio, shift.uncond}, {1 - ratio, target}});
     };
-    const double between = middle(from, step.down);
+    const double between = geometric_mean(from, step.down);
     const Tensor u = shifted(d, d.guided, between);
     const Denoised d_2 = context.denoise(u, between);
     x = shifted({d.guided, d_2.uncond}, d_2.guided, step.down);

@@ -1,13 +1,9 @@
 // Second-order one-step samplers: Heun, Heun++ and the midpoint method in log sigma.
 // Source: Karras et al. 2022, algorithm 1; k-diffusion's dpm_2; Heun++ of the sampler's author.
-#include <cmath>
-
 #include "sampling/integrators.h"
 
 namespace atelier {
 namespace {
-
-double geometric_mean(double a, double b) { return std::sqrt(a) * std::sqrt(b); }
 
 /// One midpoint step of dpm_2 from `from` to `to`; an Euler step if `to` is 0.
 Tensor midpoint_step(const SamplerContext& context, const Tensor& x, const Tensor& denoised,

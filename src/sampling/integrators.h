@@ -1,6 +1,7 @@
 // The sampler functions that the table in sampler.cpp names, and what they have in common.
 #pragma once
 
+#include <cmath>
 #include <vector>
 
 #include "sampling/arithmetic.h"
@@ -69,11 +70,15 @@ AncestralStep ancestral_step(double from, double to, double eta);
 AncestralStep flow_ancestral_step(double from, double to);
 
 /// Moves x along the line through `denoised`: exact if the model's answer is the same all along.
+/// That is the Euler step in sigma and the exponential one in -ln sigma alike.
 Tensor move(const Tensor& x, const Tensor& denoised, double from, double to);
 
 /// Adds the noise of an ancestral step to x moved `down`; draws none for a last sigma of 0.
 Tensor renoise(const SamplerContext& context, Tensor x, const AncestralStep& step, double from,
                double to);
+
+/// The middle of two sigmas in log sigma.
+inline double geometric_mean(double a, double b) { return std::sqrt(a) * std::sqrt(b); }
 
 /// dx/dsigma.
 inline Tensor slope(const Tensor& x, const Tensor& denoised, double sigma) {
