@@ -30,6 +30,7 @@ class Weight::Entry {
 
   at::Tensor pin();
   bool prepared() const { return ready_.load(std::memory_order_acquire); }
+  bool on_demand() const { return form_.on_demand; }
   /// Size as stored, a measure of the work of preparing.
   int64_t stored_bytes() const;
   const std::vector<Operand>& operands() const { return operands_; }

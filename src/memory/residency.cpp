@@ -39,7 +39,7 @@ void Residency::prepare_all(const std::function<bool(double)>& progress) {
     const std::lock_guard lock(state_->mutex);
     std::erase_if(state_->entries, [](const auto& entry) { return entry.expired(); });
     for (const auto& weak : state_->entries)
-      if (auto entry = weak.lock(); entry && !entry->prepared()) {
+      if (auto entry = weak.lock(); entry && !entry->prepared() && !entry->on_demand()) {
         total += entry->stored_bytes();
         waiting.push_back(std::move(entry));
       }

@@ -20,8 +20,8 @@ class Residency {
   /// A handle to `operand` on `compute`; reads nothing yet.
   Weight bind(Operand operand, Form form, const Compute& compute);
 
-  /// Prepares every weight that has handles and is not prepared yet, in the order of binding, and
-  /// lets go of the files' pages behind it. `progress` is told the share done (0 to 1) now and
+  /// Prepares every weight that has handles, is not prepared yet and whose form is not `on_demand`,
+  /// in the order of binding, and lets go of the files' pages behind it. `progress` is told the share done (0 to 1) now and
   /// then; returning false stops early.
   void prepare_all(const std::function<bool(double)>& progress = {});
 

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "memory/entry.h"
 #include "quant/decode.h"
+#include "quant/encoding_traits.h"
 
 namespace atelier {
 namespace {
@@ -64,6 +65,17 @@ int64_t prepared_bytes(const at::Tensor& tensor) {
 }
 
 }  // namespace
+
+std::optional<at::ScalarType> Operands::stored_dtype() const {
+  std::optional<at::ScalarType> common;
+  for (const Operand& operand : operands_)
+    for (const WeightPart& part : operand.parts) {
+      const EncodingTraits* traits = encoding_traits(info_of(part).encoding);
+      if (!traits || !traits->same_as || (common && common != traits->same_as)) return {};
+      common = traits->same_as;
+    }
+  return common;
+}
 
 at::Tensor Operands::decoded(size_t i, at::ScalarType dtype) const {
   const Operand& operand = operands_[i];

@@ -42,6 +42,9 @@ class Operands {
   explicit Operands(const std::vector<Operand>& operands) : operands_(operands) {}
   size_t size() const { return operands_.size(); }
   const Shape& shape(size_t i) const { return operands_[i].shape; }
+  /// The dtype all parts are stored in, if they share one and a tensor can hold it as it lies in
+  /// the file: fp32, bf16 or fp16.
+  std::optional<at::ScalarType> stored_dtype() const;
   /// Operand `i` as a contiguous CPU tensor of `dtype`; may be a view of the file: not to be
   /// written to. Throws `unsupported` or `malformed`.
   at::Tensor decoded(size_t i, at::ScalarType dtype) const;
@@ -57,6 +60,7 @@ class Operands {
 struct Form {
   std::string_view name;
   std::function<at::Tensor(const Operands& operands, const Compute& compute)> prepare;
+  bool on_demand = false;  // left out of `Residency::prepare_all`: few runs need it
 };
 
 /// The operands joined in the compute dtype on the compute device.

@@ -27,14 +27,14 @@ struct Config {
   int64_t depth = 12;
   int64_t full_depth = 12;  // of the model as published; a file may have left its last layer out
   int64_t projection = 0;  // P, or 0 without
-  bool quick_gelu = true;
+  Epilogue activation = Epilogue::quick_gelu;
   int64_t end_token() const { return vocabulary - 1; }
 };
 
 struct SelfAttention : Block<Config> {
   using Block::Block;
   Linear qkv{w, {"q_proj", "k_proj", "v_proj"}, c.width, c.width};
-  Linear out_proj{w / "out_proj", c.width, c.width};
+  ResidualLinear out_proj{w / "out_proj", c.width, c.width};
   // y += attention(x); [1, T, C]
   void add_to(Tensor& y, const Tensor& x) const {
     const auto parts = qkv(x).chunk(3, -1);
@@ -44,13 +44,10 @@ struct SelfAttention : Block<Config> {
 
 struct Mlp : Block<Config> {
   using Block::Block;
-  Linear fc1{w / "fc1", c.width, c.hidden};
-  Linear fc2{w / "fc2", c.hidden, c.width};
-  Tensor activation(const Tensor& x) const {
-    return c.quick_gelu ? at::sigmoid(1.702 * x).mul_(x) : at::gelu(x);
-  }
+  Linear fc1{w / "fc1", c.width, c.hidden, Bias::with, c.activation};
+  ResidualLinear fc2{w / "fc2", c.hidden, c.width};
   // y += mlp(x); [1, T, C]
-  void add_to(Tensor& y, const Tensor& x) const { fc2.add_to(y, activation(fc1(x))); }
+  void add_to(Tensor& y, const Tensor& x) const { fc2.add_to(y, fc1(x)); }
 };
 
 struct Layer : Block<Config> {
@@ -185,7 +182,7 @@ int64_t depth(const Scope& w) {
 
 // What shapes do not tell.
 struct Kind {
-  bool quick_gelu;
+  Epilogue activation;
   int64_t depth;  // as published
 };
 
@@ -193,7 +190,7 @@ Config config_of(const Scope& w, const Kind& kind) {
   const Scope text = w / "text_model";
   const Shape tokens = checked_shape(text, "embeddings.token_embedding.weight", 2);
   Config c;
-  c.quick_gelu = kind.quick_gelu;
+  c.activation = kind.activation;
   c.vocabulary = tokens[0];
   c.width = tokens[1];
   c.positions = checked_shape(text, "embeddings.position_embedding.weight", 2)[0];
@@ -210,9 +207,9 @@ Config config_of(const Scope& w, const Kind& kind) {
   return c;
 }
 
-constexpr Kind kL{.quick_gelu = true, .depth = 12};
-constexpr Kind kH{.quick_gelu = false, .depth = 24};
-constexpr Kind kG{.quick_gelu = false, .depth = 32};
+constexpr Kind kL{.activation = Epilogue::quick_gelu, .depth = 12};
+constexpr Kind kH{.activation = Epilogue::gelu, .depth = 24};
+constexpr Kind kG{.activation = Epilogue::gelu, .depth = 32};
 
 template <const Kind& kind>
 std::unique_ptr<TextEncoder> build(const Scope& w) {

@@ -80,7 +80,7 @@ struct SpatialTransformer : Block<UNetConfig> {
   GroupNorm norm;
   Linear proj_in;
   Stack<TransformerBlock> blocks;
-  Linear proj_out;
+  ResidualLinear proj_out;
 
   // x [B, C, H, W], in place and returned
   Tensor operator()(const Tensor& x, const Context& context) const {
@@ -139,10 +139,10 @@ struct Middle : Block<UNetConfig> {
 struct Embed : Block<UNetConfig> {
   Embed(Scope scope, const UNetConfig& config, int64_t in)
       : Block(std::move(scope), config),
-        first(w / "0", in, c.embedding),
+        first(w / "0", in, c.embedding, Bias::with, Epilogue::silu),
         second(w / "2", c.embedding, c.embedding) {}
   Linear first, second;
-  Tensor operator()(const Tensor& x) const { return second(at::silu(first(x))); }
+  Tensor operator()(const Tensor& x) const { return second(first(x)); }
 };
 
 struct UNet : Block<UNetConfig> {

@@ -68,7 +68,8 @@ struct Attention : Block<Config> {
         qkv(w, {"q", "k", "v"}, width, width),
         proj_out(w / "proj_out", width, width) {}
   GroupNorm norm;
-  Linear qkv, proj_out;
+  Linear qkv;
+  ResidualLinear proj_out;
 
   // [B, C, H, W] -> same, in x's memory
   Tensor operator()(const Tensor& x) const {

@@ -2,12 +2,14 @@
 #include "nn/attention.h"
 
 #include "base/error.h"
-#include "nn/forms.h"
+#include "nn/cpu.h"
 
 namespace atelier::nn {
 namespace {
 
+// Of one prompt, for one layer: packed for the CPU's kernels, or as they are.
 struct KeyValue {
+  std::optional<cpu::PackedKeys> packed;
   Tensor key, value;  // [B, T, C]
 };
 
@@ -21,18 +23,23 @@ Tensor split_heads(const Tensor& x, int64_t heads) {
 
 Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, int64_t heads, const Tensor& mask,
               bool causal) {
+  if (cpu::takes(q)) return cpu::attend(q, cpu::pack_keys(k, v, heads), mask, causal);
   const Tensor out =
       at::scaled_dot_product_attention(split_heads(q, heads), split_heads(k, heads),
                                        split_heads(v, heads), optional(mask), 0.0, causal);
   return out.transpose(1, 2).reshape(q.sizes());
 }
 
-// Heads whose scores overflow or lose too much in 16 bits compute in fp32 and return as they came.
+// Scores that overflow 16 bits are computed in fp32 where ATen would keep them in fp16; the CPU's
+// kernels always sum them in fp32.
 Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Heads& heads) {
   if (!heads.fp32 || q.scalar_type() != at::kHalf) return attention(q, k, v, heads.count);
   return attention(q.to(at::kFloat), k.to(at::kFloat), v.to(at::kFloat), heads.count)
       .to(q.scalar_type());
 }
+
+// Rows of a picture times 8 to 20 KB each: a hidden layer of so many stays in a big cache.
+constexpr int64_t kRowsAtOnce = 2048;
 
 }  // namespace
 
@@ -81,19 +88,29 @@ CrossAttention::CrossAttention(const Scope& w, int64_t width, int64_t context, H
 
 void CrossAttention::add_to(Tensor& y, const Tensor& x, const Context& context) const {
   const auto remembered = context.remember(this, [&] {
-    const auto kv = key_value_(context.embedding().to(x.options())).chunk(2, -1);
-    return std::make_shared<const KeyValue>(KeyValue{kv[0], kv[1]});
+    const Tensor kv = key_value_(context.embedding().to(x.options()));
+    const auto halves = kv.chunk(2, -1);
+    auto made = std::make_shared<KeyValue>();
+    if (cpu::takes(kv))
+      made->packed = cpu::pack_keys(halves[0], halves[1], heads_.count);
+    else
+      made->key = halves[0], made->value = halves[1];
+    return made;
   });
   const auto& kv = *static_cast<const KeyValue*>(remembered.get());
-  out_.add_to(y, attend(query_(x), kv.key, kv.value, heads_));
+  const Tensor q = query_(x);
+  out_.add_to(
+      y, kv.packed ? cpu::attend(q, *kv.packed, {}, false) : attend(q, kv.key, kv.value, heads_));
 }
 
 GegluFeedForward::GegluFeedForward(const Scope& w, int64_t width, int64_t hidden)
-    : up_(w / "net" / "0" / "proj", width, 2 * hidden), down_(w / "net" / "2", hidden, width) {}
+    : up_(w / "net" / "0" / "proj", width, 2 * hidden, Bias::with, Epilogue::geglu),
+      down_(w / "net" / "2", hidden, width) {}
 
 void GegluFeedForward::add_to(Tensor& y, const LayerNorm& norm) const {
-  const auto parts = up_(norm(y)).chunk(2, -1);
-  down_.add_to(y, parts[0] * at::gelu(parts[1]));
+  const Tensor rows = y.view({-1, y.size(-1)});
+  for (Tensor some : rows.split(rows.is_cpu() ? kRowsAtOnce : rows.size(0)))
+    down_.add_to(some, up_(norm(some)));
 }
 
 }  // namespace atelier::nn

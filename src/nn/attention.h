@@ -18,8 +18,8 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t head
 /// The same where each query sees itself and the keys before it; N = M.
 Tensor causal_attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t heads);
 
-/// What a prompt became, [B, T, D] in any dtype on any device, and what layers have computed from it
-/// alone. Copies share one memory, so that keys and values are computed once per prompt and not
+/// What a prompt became, [B, T, D] in any dtype on any device, and what layers have computed from
+/// it alone. Copies share one memory, so that keys and values are computed once per prompt and not
 /// once per step. Make a new one when weights change.
 class Context {
  public:
@@ -54,7 +54,8 @@ class SelfAttention {
   void add_to(Tensor& y, const Tensor& x) const;
 
  private:
-  Linear qkv_, out_;
+  Linear qkv_;
+  ResidualLinear out_;
   Heads heads_;
 };
 
@@ -66,7 +67,8 @@ class CrossAttention {
   void add_to(Tensor& y, const Tensor& x, const Context& context) const;
 
  private:
-  Linear query_, key_value_, out_;
+  Linear query_, key_value_;
+  ResidualLinear out_;
   Heads heads_;
 };
 
@@ -78,7 +80,8 @@ class GegluFeedForward {
   void add_to(Tensor& y, const LayerNorm& norm) const;
 
  private:
-  Linear up_, down_;
+  Linear up_;
+  ResidualLinear down_;
 };
 
 }  // namespace atelier::nn

@@ -1,4 +1,4 @@
-// The forms layers ask of their weights, and how the pinned tensors are run.
+// Forms of weights for the fallbacks: packed by oneDNN where it packs, plain elsewhere.
 #pragma once
 
 #include "memory/weight.h"
@@ -6,10 +6,16 @@
 
 namespace atelier::nn {
 
-/// A matrix for `run_linear`; several operands are joined along dim 0.
+/// A matrix for `onednn::linear` or at::linear; several operands are joined along dim 0.
 Form linear_form();
-/// A kernel for `run_conv`.
-Form conv_form(onednn::ConvGeometry geometry);
+/// A matrix for `onednn::linear_add` or at::linear.
+Form residual_form();
+/// A kernel for `onednn::conv` or at::conv2d.
+Form conv_form(onednn::ConvGeometry geometry, bool on_demand = false);
+/// A 3x3 kernel [O, C, 3, 3] as the 2x2 kernel [4 O, C, 2, 2] that works on the picture before
+/// doubling (device/cpu/conv.h), for `onednn::conv`; and its bias.
+Form phase_form();
+Form phase_bias_form();
 /// Scale or shift of a norm: fp32 on the CPU, the compute dtype elsewhere.
 Form norm_form(const Compute& compute);
 

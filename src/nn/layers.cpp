@@ -1,8 +1,9 @@
-// Layers: which weights they bind, and the operators they call.
+// Layers: which weights they bind in which form, and who computes.
 #include "nn/layers.h"
 
 #include <cmath>
 
+#include "nn/cpu.h"
 #include "nn/forms.h"
 #include "nn/onednn.h"
 
@@ -13,112 +14,218 @@ std::optional<Tensor> optional(const Tensor& tensor) {
   return tensor.defined() ? std::optional(tensor) : std::nullopt;
 }
 
-Weight joined(const Scope& w, std::initializer_list<std::string_view> names, std::string_view leaf,
-              const Shape& shape, Form form) {
-  std::vector<Weight> parts;
-  for (const std::string_view name : names) parts.push_back((w / name).weight(leaf, shape));
-  return gather(parts, std::move(form));
+std::vector<Weight> each(const Scope& w, std::initializer_list<std::string_view> names,
+                         std::string_view leaf, const Shape& shape) {
+  std::vector<Weight> weights;
+  for (const std::string_view name : names) weights.push_back((w / name).weight(leaf, shape));
+  return weights;
 }
 
-Weight bound(const Scope& w, std::string_view leaf, const Shape& shape, Form form) {
-  return gather({w.weight(leaf, shape)}, std::move(form));
+std::vector<Weight> bias_of(const Scope& w, int64_t out, Bias bias) {
+  if (bias == Bias::none) return {};
+  return {w.weight("bias", {out})};
 }
 
-Weight bound_bias(const Scope& w, int64_t out, Bias bias) {
-  return bias == Bias::with ? w.weight("bias", {out}) : Weight();
+Weight joined(const std::vector<Weight>& weights, Form form) {
+  return weights.empty() ? Weight() : gather(weights, std::move(form));
+}
+
+Weight joined_bias(const std::vector<Weight>& biases, bool own) {
+  return joined(biases, own ? fp32_form() : plain_form());
 }
 
 onednn::ConvGeometry geometry(ConvShape shape) { return {shape.stride, shape.padding}; }
 
-Tensor run_conv(const Tensor& x, const Tensor& weight, const Tensor& bias, ConvShape shape) {
-  if (weight.is_mkldnn()) return onednn::conv(x, weight, bias, geometry(shape));
-  return at::conv2d(x, weight, optional(bias), shape.stride, shape.padding);
+CpuConv cpu_conv(int64_t in, int64_t out, ConvShape shape, bool upsample = false) {
+  return {.type = {},
+          .inputs = in,
+          .outputs = out,
+          .kernel = static_cast<int>(shape.kernel),
+          .stride = static_cast<int>(shape.stride),
+          .pad_begin = static_cast<int>(shape.padding),
+          .pad_end = static_cast<int>(shape.padding),
+          .upsample = upsample};
+}
+
+struct EpilogueRow {
+  Epilogue epilogue;
+  CpuActivation kernel;
+  Tensor (*plain)(const Tensor& x);
+};
+constexpr EpilogueRow kEpilogues[] = {
+    {Epilogue::plain, CpuActivation::none, [](const Tensor& x) { return x; }},
+    {Epilogue::gelu, CpuActivation::gelu, [](const Tensor& x) { return at::gelu(x); }},
+    {Epilogue::gelu_tanh, CpuActivation::gelu_tanh,
+     [](const Tensor& x) { return at::gelu(x, "tanh"); }},
+    {Epilogue::quick_gelu, CpuActivation::quick_gelu,
+     [](const Tensor& x) { return x * at::sigmoid(1.702 * x); }},
+    {Epilogue::silu, CpuActivation::silu, [](const Tensor& x) { return at::silu(x); }},
+};
+
+// An epilogue after a product that did not include it; x may be overwritten.
+Tensor finish(Tensor x, Epilogue epilogue) {
+  if (epilogue == Epilogue::plain) return x;
+  if (epilogue == Epilogue::geglu) {
+    if (cpu::takes(x)) return cpu::geglu(x);
+    const auto halves = x.chunk(2, -1);
+    return halves[0] * at::gelu(halves[1]);
+  }
+  const EpilogueRow& row = kEpilogues[static_cast<size_t>(epilogue)];
+  if (!cpu::takes(x) || !x.is_non_overlapping_and_dense()) return row.plain(x);
+  cpu::activate(x, row.kernel);
+  return x;
 }
 
 }  // namespace
 
-Linear::Linear(const Scope& w, int64_t in, int64_t out, Bias bias)
-    : weight_(bound(w, "weight", {out, in}, linear_form())), bias_(bound_bias(w, out, bias)) {}
-
-Linear::Linear(const Scope& w, std::initializer_list<std::string_view> names, int64_t in,
-               int64_t out, Bias bias)
-    : weight_(joined(w, names, "weight", {out, in}, linear_form())),
-      bias_(bias == Bias::with ? joined(w, names, "bias", {out}, plain_form()) : Weight()) {}
+// ---- linear
 
 LinearPart LinearParts::add(const Scope& w, int64_t in, int64_t out) {
   weights_.push_back(w.weight("weight", {out, in}));
   biases_.push_back(w.weight("bias", {out}));
-  return {std::exchange(width_, width_ + out), out};
+  in_ = in;
+  return {std::exchange(out_, out_ + out), out};
 }
 
+Linear::Linear(const std::vector<Weight>& weights, const std::vector<Weight>& biases, int64_t in,
+               int64_t out, Epilogue epilogue)
+    : epilogue_(epilogue) {
+  if (!weights[0]) return;  // reported by the scope
+  own_ = cpu::linear_layer(weights[0].compute(), in, out, epilogue);
+  weight_ = joined(weights, own_ ? cpu::linear_form(*own_) : linear_form());
+  bias_ = joined_bias(biases, own_.has_value());
+}
+
+Linear::Linear(const Scope& w, int64_t in, int64_t out, Bias bias, Epilogue epilogue)
+    : Linear({w.weight("weight", {out, in})}, bias_of(w, out, bias), in, out, epilogue) {}
+
+Linear::Linear(const Scope& w, std::initializer_list<std::string_view> names, int64_t in,
+               int64_t out, Bias bias)
+    : Linear(each(w, names, "weight", {out, in}),
+             bias == Bias::with ? each(w, names, "bias", {out}) : std::vector<Weight>(), in,
+             static_cast<int64_t>(names.size()) * out, Epilogue::plain) {}
+
 Linear::Linear(const LinearParts& parts)
-    : weight_(gather(parts.weights_, linear_form())), bias_(gather(parts.biases_, plain_form())) {}
+    : Linear(parts.weights_, parts.biases_, parts.in_, parts.out_, Epilogue::plain) {}
 
 Tensor Linear::operator()(const Tensor& x) const {
   const Pin weight = weight_.pin();
   const Tensor bias = pinned(bias_);
-  return weight->is_mkldnn() ? onednn::linear(x, *weight, bias)
-                             : at::linear(x, *weight, optional(bias));
+  if (own_) return cpu::linear(*own_, x, *weight, bias);
+  return finish(weight->is_mkldnn() ? onednn::linear(x, *weight, bias)
+                                    : at::linear(x, *weight, optional(bias)),
+                epilogue_);
 }
 
-void Linear::add_to(Tensor& y, const Tensor& x) const { y.add_((*this)(x)); }
+ResidualLinear::ResidualLinear(const Scope& w, int64_t in, int64_t out, Bias bias)
+    : own_(cpu::linear_layer(w.compute(), in, out, Epilogue::plain)),
+      weight_(gather({w.weight("weight", {out, in})},
+                     own_ ? cpu::linear_form(*own_) : residual_form())),
+      bias_(joined_bias(bias_of(w, out, bias), own_.has_value())) {}
+
+void ResidualLinear::add_to(Tensor& y, const Tensor& x) const {
+  const Pin weight = weight_.pin();
+  const Tensor bias = pinned(bias_);
+  if (own_)
+    cpu::linear_add(*own_, y, x, *weight, bias);
+  else if (weight->is_mkldnn())
+    onednn::linear_add(y, x, *weight, bias);
+  else
+    y.add_(at::linear(x, *weight, optional(bias)));
+}
+
+// ---- convolutions
 
 Conv2d::Conv2d(const Scope& w, int64_t in, int64_t out, ConvShape shape, Bias bias)
-    : weight_(
-          bound(w, "weight", {out, in, shape.kernel, shape.kernel}, conv_form(geometry(shape)))),
-      bias_(bound_bias(w, out, bias)),
-      shape_(shape) {}
+    : shape_(shape),
+      own_(cpu::conv_layer(w.compute(), cpu_conv(in, out, shape))),
+      weight_(gather({w.weight("weight", {out, in, shape.kernel, shape.kernel})},
+                     own_ ? cpu::conv_form(*own_) : conv_form(geometry(shape)))),
+      bias_(joined_bias(bias_of(w, out, bias), own_.has_value())) {}
 
 Tensor Conv2d::operator()(const Tensor& x) const {
-  return run_conv(x, *weight_.pin(), pinned(bias_), shape_);
+  const Pin weight = weight_.pin();
+  const Tensor bias = pinned(bias_);
+  if (own_) return cpu::conv(*own_, x, *weight, bias);
+  if (weight->is_mkldnn()) return onednn::conv(x, *weight, bias, geometry(shape_));
+  return at::conv2d(x, *weight, optional(bias), shape_.stride, shape_.padding);
 }
 
 Tensor Conv2d::operator()(const Tensor& x, const Tensor& shift) const {
+  if (own_) {
+    const Tensor bias = bias_ ? shift + *bias_.pin() : shift;
+    return cpu::conv(*own_, x, *weight_.pin(), bias.contiguous());
+  }
   Tensor y = (*this)(x);
   return y.add_(shift.to(y.scalar_type()).view({y.size(0), -1, 1, 1}));
 }
 
 void Conv2d::add_to(Tensor& y, const Tensor& x) const {
   const Pin weight = weight_.pin();
-  if (weight->is_mkldnn())
+  if (own_)
+    cpu::conv_add(*own_, y, x, *weight, pinned(bias_));
+  else if (weight->is_mkldnn())
     onednn::conv_add(y, x, *weight, pinned(bias_), geometry(shape_));
   else
-    y.add_(run_conv(x, *weight, pinned(bias_), shape_));
+    y.add_((*this)(x));
 }
 
 UpsampleConv::UpsampleConv(const Scope& w, int64_t in, int64_t out)
-    : weight_(bound(w, "weight", {out, in, 3, 3}, conv_form(geometry(k3x3)))),
-      bias_(w.weight("bias", {out})) {}
+    : own_(cpu::conv_layer(w.compute(), cpu_conv(in, out, k3x3, true))) {
+  const Weight weight = w.weight("weight", {out, in, 3, 3}), bias = w.weight("bias", {out});
+  const bool phases = !own_ && cpu::takes(w.compute()) && onednn::packs(w.compute());
+  if (own_ || phases) {
+    weight_ = weight.as(own_ ? cpu::conv_form(*own_) : phase_form());
+    bias_ = bias.as(own_ ? fp32_form() : phase_bias_form());
+  }
+  resized_ = weight.as(conv_form(geometry(k3x3), own_ || phases));
+  resized_bias_ = bias;
+}
 
 Tensor UpsampleConv::operator()(const Tensor& x) const {
-  return (*this)(x, 2 * x.size(2), 2 * x.size(3));
+  if (!weight_) return (*this)(x, 2 * x.size(2), 2 * x.size(3));
+  const Pin weight = weight_.pin(), bias = bias_.pin();
+  if (own_) return cpu::conv(*own_, x, *weight, *bias);
+  return cpu::interleave_phases(onednn::conv(x, *weight, *bias, {.stride = 1, .padding = 1}));
 }
 
 Tensor UpsampleConv::operator()(const Tensor& x, int64_t h, int64_t w) const {
-  return run_conv(at::upsample_nearest2d(x, {h, w}), *weight_.pin(), pinned(bias_), k3x3);
+  if (weight_ && h == 2 * x.size(2) && w == 2 * x.size(3)) return (*this)(x);
+  const Tensor resized = at::upsample_nearest2d(x, {h, w});
+  const Pin weight = resized_.pin(), bias = resized_bias_.pin();
+  if (weight->is_mkldnn()) return onednn::conv(resized, *weight, *bias, geometry(k3x3));
+  return at::conv2d(resized, *weight, *bias, 1, 1);
 }
 
+// ---- norms
+
 GroupNorm::GroupNorm(const Scope& w, int64_t channels, double eps, int64_t groups)
-    : weight_(bound(w, "weight", {channels}, norm_form(w.compute()))),
-      bias_(bound(w, "bias", {channels}, norm_form(w.compute()))),
+    : weight_(w.weight("weight", {channels}).as(norm_form(w.compute()))),
+      bias_(w.weight("bias", {channels}).as(norm_form(w.compute()))),
       eps_(eps),
       groups_(groups) {}
 
-std::pair<Tensor, Tensor> GroupNorm::run(const Tensor& x, const Tensor& y, bool silu) const {
+Tensor GroupNorm::run(const Tensor& x, const Tensor& y, bool silu, Tensor* joined) const {
+  const Pin weight = weight_.pin(), bias = bias_.pin();
+  if (cpu::takes(x)) return cpu::group_norm({groups_, eps_, *weight, *bias, silu}, x, y, joined);
   const Tensor z = y.defined() ? at::cat({x, y}, 1) : x;
-  Tensor normed = at::group_norm(z, groups_, *weight_.pin(), *bias_.pin(), eps_);
-  if (silu) at::silu_(normed);
-  return {normed, z};
+  if (joined) *joined = z;
+  Tensor normed = at::group_norm(z, groups_, *weight, *bias, eps_);
+  return silu ? at::silu_(normed) : normed;
 }
 
 LayerNorm::LayerNorm(const Scope& w, int64_t channels, double eps)
-    : weight_(bound(w, "weight", {channels}, norm_form(w.compute()))),
-      bias_(bound(w, "bias", {channels}, norm_form(w.compute()))),
+    : weight_(w.weight("weight", {channels}).as(norm_form(w.compute()))),
+      bias_(w.weight("bias", {channels}).as(norm_form(w.compute()))),
       eps_(eps) {}
 
 Tensor LayerNorm::operator()(const Tensor& x) const {
-  return at::layer_norm(x, {x.size(-1)}, *weight_.pin(), *bias_.pin(), eps_);
+  const Pin weight = weight_.pin(), bias = bias_.pin();
+  if (cpu::takes(x)) return cpu::layer_norm(x, *weight, *bias, eps_);
+  return at::layer_norm(x, {x.size(-1)}, *weight, *bias, eps_);
 }
+
+// ---- the rest
 
 Embedding::Embedding(const Scope& w, int64_t entries, int64_t width)
     : weight_(w.weight("weight", {entries, width})) {}

@@ -1,17 +1,21 @@
 // Layers for model files: each binds its weights in its constructor and computes in operator().
 //
 // Pictures are [B, C, H, W] in channels-last memory, token rows [B, L, C] contiguous; `tokens` and
-// `picture` turn one into the other without copying. Layers return values; those named `add_to`
-// change their first argument in place. On the CPU weights are packed and operations fused, on any
-// other device the same layers run plain ATen operators.
+// `picture` turn one into the other without copying. Layers return values; `add_to` changes its
+// first argument in place, which saves a pass over a residual. On the CPU weights are packed and
+// operations fused, on any other device the same layers run plain ATen operators.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include <initializer_list>
+#include <optional>
 #include <string_view>
 #include <utility>
+#include <vector>
 
+#include "device/cpu/conv.h"
+#include "device/cpu/linear.h"
 #include "nn/block.h"
 
 namespace atelier::nn {
@@ -19,6 +23,10 @@ namespace atelier::nn {
 using at::Tensor;
 
 enum class Bias : bool { none, with };
+
+/// What a Linear does to its product: plain, gelu, gelu_tanh, quick_gelu, silu, or geglu, which
+/// multiplies the first half of the outputs by gelu of the second.
+using Epilogue = CpuEpilogue;
 
 /// Where the outputs of one layer lie among those of a Linear made of `LinearParts`.
 struct LinearPart {
@@ -36,24 +44,39 @@ class LinearParts {
  private:
   friend class Linear;
   std::vector<Weight> weights_, biases_;
-  int64_t width_ = 0;
+  int64_t in_ = 0, out_ = 0;
 };
 
-/// y = x W^T + b.
+/// y = epilogue(x W^T + b).
 class Linear {
  public:
-  explicit Linear(const LinearParts& parts);
-  Linear(const Scope& w, int64_t in, int64_t out, Bias bias = Bias::with);
+  Linear(const Scope& w, int64_t in, int64_t out, Bias bias = Bias::with,
+         Epilogue epilogue = Epilogue::plain);
   /// Several matrices of the same input as one: `Linear qkv{w, {"to_q", "to_k", "to_v"}, c, c}`
   /// gives [..., 3 out].
   Linear(const Scope& w, std::initializer_list<std::string_view> names, int64_t in, int64_t out,
          Bias bias = Bias::with);
-  /// [..., in] -> [..., out]
+  explicit Linear(const LinearParts& parts);
+  /// [..., in] -> [..., out], halved by geglu
   Tensor operator()(const Tensor& x) const;
-  /// y += operator()(x); y [..., out] contiguous.
+
+ private:
+  Linear(const std::vector<Weight>& weights, const std::vector<Weight>& biases, int64_t in,
+         int64_t out, Epilogue epilogue);
+  std::optional<CpuLinear> own_;
+  Epilogue epilogue_;
+  Weight weight_, bias_;
+};
+
+/// A Linear at the end of a residual branch: y += x W^T + b.
+class ResidualLinear {
+ public:
+  ResidualLinear(const Scope& w, int64_t in, int64_t out, Bias bias = Bias::with);
+  /// x [..., in], y [..., out] contiguous, changed in place.
   void add_to(Tensor& y, const Tensor& x) const;
 
  private:
+  std::optional<CpuLinear> own_;
   Weight weight_, bias_;
 };
 
@@ -76,8 +99,9 @@ class Conv2d {
   void add_to(Tensor& y, const Tensor& x) const;
 
  private:
-  Weight weight_, bias_;
   ConvShape shape_;
+  std::optional<CpuConv> own_;
+  Weight weight_, bias_;
 };
 
 /// Nearest-neighbour doubling and a 3x3 convolution.
@@ -90,7 +114,9 @@ class UpsampleConv {
   Tensor operator()(const Tensor& x, int64_t h, int64_t w) const;
 
  private:
-  Weight weight_, bias_;
+  std::optional<CpuConv> own_;
+  Weight weight_, bias_;  // for doubling; empty where doubling is not special
+  Weight resized_, resized_bias_;  // for any other size; prepared when first used
 };
 
 /// Statistics in fp32 over each of `groups` runs of channels.
@@ -98,17 +124,19 @@ class GroupNorm {
  public:
   GroupNorm(const Scope& w, int64_t channels, double eps = 1e-5, int64_t groups = 32);
   /// [B, C, H, W] -> same
-  Tensor operator()(const Tensor& x) const { return run(x, {}, false).first; }
+  Tensor operator()(const Tensor& x) const { return run(x, {}, false, nullptr); }
   /// silu(norm(x))
-  Tensor silu(const Tensor& x) const { return run(x, {}, true).first; }
+  Tensor silu(const Tensor& x) const { return run(x, {}, true, nullptr); }
   /// silu(norm(z)) and z itself, for z = x and y joined along the channels; z is x if y is
   /// undefined.
   std::pair<Tensor, Tensor> silu_joined(const Tensor& x, const Tensor& y) const {
-    return run(x, y, true);
+    Tensor joined;
+    Tensor normed = run(x, y, true, &joined);
+    return {std::move(normed), std::move(joined)};
   }
 
  private:
-  std::pair<Tensor, Tensor> run(const Tensor& x, const Tensor& y, bool silu) const;
+  Tensor run(const Tensor& x, const Tensor& y, bool silu, Tensor* joined) const;
   Weight weight_, bias_;
   double eps_;
   int64_t groups_;

@@ -170,8 +170,39 @@ TEST_P(Layers, LinearWithAndWithoutBiasAndInPlace) {
   expect_close(with(cast(x)), want);
   expect_close(without(cast(x)), at::linear(x, t("l.weight")));
   Tensor sum = cast(y).clone();
-  with.add_to(sum, cast(x));
+  ResidualLinear(w() / "l", 32, 48).add_to(sum, cast(x));
   expect_close(sum, y + want);
+}
+
+TEST_P(Layers, LinearWithEveryEpilogue) {
+  put("l.weight", {64, 32});
+  put("l.bias", {64});
+  const Tensor x = random({7, 32}) / 4;
+  const Tensor h = at::linear(x, t("l.weight"), t("l.bias"));
+  const auto halves = h.chunk(2, -1);
+  const std::pair<Epilogue, Tensor> cases[] = {
+      {Epilogue::plain, h},
+      {Epilogue::gelu, at::gelu(h)},
+      {Epilogue::gelu_tanh, at::gelu(h, "tanh")},
+      {Epilogue::quick_gelu, h * at::sigmoid(1.702 * h)},
+      {Epilogue::silu, at::silu(h)},
+      {Epilogue::geglu, halves[0] * at::gelu(halves[1])},
+  };
+  for (const auto& [epilogue, want] : cases) {
+    SCOPED_TRACE(static_cast<int>(epilogue));
+    expect_close(Linear(w() / "l", 32, 64, Bias::with, epilogue)(cast(x)), want);
+  }
+}
+
+TEST_P(Layers, PartsDeclaredApartRunAsOneLinear) {
+  for (const char* name : {"a.weight", "b.weight"}) put(name, {24, 16});
+  for (const char* name : {"a.bias", "b.bias"}) put(name, {24});
+  LinearParts parts;
+  const LinearPart a = parts.add(w() / "a", 16, 24), b = parts.add(w() / "b", 16, 24);
+  const Tensor x = random({2, 16});
+  const Tensor all = Linear(parts)(cast(x));
+  expect_close(a.of(all), at::linear(x, t("a.weight"), t("a.bias")));
+  expect_close(b.of(all), at::linear(x, t("b.weight"), t("b.bias")));
 }
 
 TEST_P(Layers, SeveralMatricesAsOneLinear) {

@@ -35,15 +35,36 @@ Tensor pack_linear(const Tensor& weight) {
   return op.call(weight.contiguous(), std::nullopt);
 }
 
-Tensor pack_conv(const Tensor& weight, ConvGeometry geometry) {
+namespace {
+
+// Packed for an input of h x w: the layout oneDNN picks may depend on it.
+Tensor pack_conv(const Tensor& weight, ConvGeometry geometry, at::IntArrayRef size) {
   static const auto op =
       find<Tensor(const Tensor&, Ints, Ints, Ints, int64_t, at::OptionalIntArrayRef)>(
           "mkldnn::_reorder_convolution_weight");
   const int64_t padding[] = {geometry.padding, geometry.padding};
   const int64_t stride[] = {geometry.stride, geometry.stride};
-  const int64_t input[] = {1, weight.size(1), 64, 64};
+  const int64_t input[] = {1, weight.size(1), size[0], size[1]};
   return op.call(weight.contiguous(at::MemoryFormat::ChannelsLast), padding, stride, {1, 1}, 1,
                  at::OptionalIntArrayRef(Ints(input)));
+}
+
+// Rows of a linear layer as the pixels of a tall picture, without copying.
+Tensor as_picture(const Tensor& x) {
+  const Tensor rows = x.view({-1, x.size(-1)});
+  return rows.view({1, rows.size(0), 1, rows.size(1)}).permute({0, 3, 1, 2});
+}
+
+constexpr int64_t kRows[] = {4096, 1}, kPixels[] = {64, 64};
+
+}  // namespace
+
+Tensor pack_conv(const Tensor& weight, ConvGeometry geometry) {
+  return pack_conv(weight, geometry, kPixels);
+}
+
+Tensor pack_linear_add(const Tensor& weight) {
+  return pack_conv(weight.view({weight.size(0), weight.size(1), 1, 1}), {}, kRows);
 }
 
 Tensor linear(const Tensor& x, const Tensor& packed, const Tensor& bias) {
@@ -71,6 +92,11 @@ void conv_add(Tensor& y, const Tensor& x, const Tensor& packed, const Tensor& bi
   const int64_t stride[] = {geometry.stride, geometry.stride};
   op.call(y, x, packed, optional(bias), padding, stride, {1, 1}, 1, "add", at::Scalar(1.0),
           std::nullopt, Scalars(), std::nullopt);
+}
+
+void linear_add(Tensor& y, const Tensor& x, const Tensor& packed, const Tensor& bias) {
+  Tensor sum = as_picture(y);
+  conv_add(sum, as_picture(x.contiguous()), packed, bias, {});
 }
 
 }  // namespace atelier::nn::onednn

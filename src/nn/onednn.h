@@ -23,8 +23,13 @@ Tensor pack_linear(const Tensor& weight);
 /// [out, in, k, k] -> packed for `conv` and `conv_add`.
 Tensor pack_conv(const Tensor& weight, ConvGeometry geometry);
 
-/// x [rows, in] -> [rows, out]; `bias` may be undefined.
+/// [out, in] -> packed for `linear_add`.
+Tensor pack_linear_add(const Tensor& weight);
+
+/// x [..., in] -> [..., out]; `bias` may be undefined.
 Tensor linear(const Tensor& x, const Tensor& packed, const Tensor& bias);
+/// y += linear(x), in place; y contiguous. A convolution, for only those write into a sum.
+void linear_add(Tensor& y, const Tensor& x, const Tensor& packed, const Tensor& bias);
 /// x [B, in, H, W] channels-last -> [B, out, H', W'] channels-last.
 Tensor conv(const Tensor& x, const Tensor& packed, const Tensor& bias, ConvGeometry geometry);
 /// y += conv(x), in place; y channels-last.

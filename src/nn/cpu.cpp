@@ -1,0 +1,316 @@
+// Tensors to kernel arguments, and libtorch's threads to kernels.
+#include "nn/cpu.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+
+#include "base/error.h"
+
+namespace atelier::nn::cpu {
+namespace {
+
+/// Kernels' tasks on libtorch's threads, handed out in small runs so that a thread the system
+/// slows down does not hold the others up.
+class TorchParallel final : public Parallel {
+ public:
+  int threads() const override { return at::in_parallel_region() ? 1 : at::get_num_threads(); }
+  void run(int64_t count, Body body, const void* context) const override {
+    const int64_t workers = std::min<int64_t>(threads(), count);
+    if (workers <= 1) return body(context, 0, count);
+    const int64_t piece = std::max<int64_t>(1, count / (workers * kPiecesPerThread));
+    std::atomic<int64_t> next = 0;
+    at::parallel_for(0, workers, 1, [&](int64_t, int64_t) {
+      for (int64_t begin = next.fetch_add(piece); begin < count; begin = next.fetch_add(piece))
+        body(context, begin, std::min(count, begin + piece));
+    });
+  }
+
+ private:
+  static constexpr int64_t kPiecesPerThread = 8;
+};
+
+const TorchParallel kParallel;
+
+const CpuKernels& kernels() {
+  static const CpuKernels& best = cpu_kernels(detect_cpu_features());
+  return best;
+}
+
+CpuType type_of(const Tensor& x) { return *compute_type(x.scalar_type()); }
+
+// Weights in a dtype the packing kernels read: as stored if they are, else fp32.
+Tensor stored(const Operands& operands) {
+  const at::ScalarType dtype = operands.stored_dtype().value_or(at::kFloat);
+  return operands.joined(dtype);
+}
+
+CpuWeights weights_of(const Tensor& stored) {
+  const CpuType type = stored.scalar_type() == at::kHalf ? CpuType::fp16 : type_of(stored);
+  return {type, stored.const_data_ptr()};
+}
+
+Tensor bytes(int64_t count) { return at::empty({count}, at::dtype(at::kByte)); }
+
+const float* floats(const Tensor& tensor) {
+  return tensor.defined() ? tensor.const_data_ptr<float>() : nullptr;
+}
+
+Tensor empty_picture(const Tensor& like, int64_t channels, int64_t h, int64_t w) {
+  return at::empty({like.size(0), channels, h, w}, like.options(), at::MemoryFormat::ChannelsLast);
+}
+
+Tensor channels_last(const Tensor& x) { return x.contiguous(at::MemoryFormat::ChannelsLast); }
+
+void run_linear(const CpuLinear& layer, const Tensor& x, const Tensor& packed, const Tensor& bias,
+                Tensor& y, bool accumulate) {
+  const Tensor rows = x.contiguous();
+  kernels().linear(layer,
+                   {.rows = rows.numel() / layer.inputs,
+                    .x = rows.const_data_ptr(),
+                    .x_stride = layer.inputs,
+                    .packed = packed.const_data_ptr(),
+                    .bias = floats(bias),
+                    .y = y.mutable_data_ptr(),
+                    .y_stride = y.size(-1),
+                    .accumulate = accumulate},
+                   kParallel);
+}
+
+void run_conv(const CpuConv& layer, const Tensor& x, const Tensor& packed, const Tensor& bias,
+              Tensor& y, bool accumulate) {
+  const Tensor picture = channels_last(x);
+  kernels().conv(layer,
+                 {.input = {x.size(0), x.size(2), x.size(3)},
+                  .x = picture.const_data_ptr(),
+                  .packed = packed.const_data_ptr(),
+                  .bias = floats(bias),
+                  .bias_batch_stride = bias.defined() && bias.dim() == 2 ? layer.outputs : 0,
+                  .y = y.mutable_data_ptr(),
+                  .accumulate = accumulate},
+                 kParallel);
+}
+
+CpuHeads heads_of(const Tensor& x, int64_t head_size) {
+  ATELIER_CHECK(x.stride(2) == 1 || x.size(2) == 1);
+  return {const_cast<void*>(x.const_data_ptr()), x.stride(0), x.stride(1), head_size};
+}
+
+}  // namespace
+
+std::optional<CpuType> compute_type(at::ScalarType dtype) {
+  if (dtype == at::kFloat) return CpuType::fp32;
+  if (dtype == at::kBFloat16) return CpuType::bf16;
+  return {};
+}
+
+bool takes(const Tensor& x) { return x.is_cpu() && compute_type(x.scalar_type()); }
+bool takes(const Compute& compute) {
+  return compute.device.is_cpu() && compute_type(compute.dtype);
+}
+
+std::optional<CpuLinear> linear_layer(const Compute& compute, int64_t in, int64_t out,
+                                      CpuEpilogue epilogue) {
+  if (!takes(compute)) return {};
+  const CpuLinear layer{*compute_type(compute.dtype), in, out, epilogue};
+  return kernels().linear_supported(layer) ? std::optional(layer) : std::nullopt;
+}
+
+std::optional<CpuConv> conv_layer(const Compute& compute, CpuConv layer) {
+  if (!takes(compute)) return {};
+  layer.type = *compute_type(compute.dtype);
+  const bool ours = kernels().conv_method(layer) != CpuConvMethod::library;
+  return ours ? std::optional(layer) : std::nullopt;
+}
+
+Form linear_form(const CpuLinear& layer) {
+  return {"linear", [layer](const Operands& operands, const Compute&) {
+            const Tensor plain = stored(operands);
+            Tensor packed = bytes(kernels().linear_weight_bytes(layer));
+            kernels().pack_linear(layer, weights_of(plain), packed.mutable_data_ptr(), kParallel);
+            return packed;
+          }};
+}
+
+Form conv_form(const CpuConv& layer) {
+  return {"conv", [layer](const Operands& operands, const Compute&) {
+            const Tensor plain = stored(operands);
+            Tensor packed = bytes(kernels().conv_weight_bytes(layer));
+            kernels().pack_conv(layer, weights_of(plain), packed.mutable_data_ptr(), kParallel);
+            return packed;
+          }};
+}
+
+Tensor phase_weights(const Operands& operands) {
+  const Tensor plain = stored(operands);
+  const int64_t out = plain.size(0), in = plain.size(1);
+  Tensor phases = at::empty({4 * out, in, 2, 2}, at::dtype(at::kFloat));
+  sum_phase_weights(weights_of(plain), out, in, phases.mutable_data_ptr<float>(), kParallel);
+  return phases;
+}
+
+Tensor linear(const CpuLinear& layer, const Tensor& x, const Tensor& packed, const Tensor& bias) {
+  at::DimVector sizes(x.sizes());
+  sizes.back() = layer.epilogue == CpuEpilogue::geglu ? layer.outputs / 2 : layer.outputs;
+  Tensor y = at::empty(sizes, x.options());
+  run_linear(layer, x, packed, bias, y, false);
+  return y;
+}
+
+void linear_add(const CpuLinear& layer, Tensor& y, const Tensor& x, const Tensor& packed,
+                const Tensor& bias) {
+  ATELIER_CHECK(y.is_contiguous());
+  run_linear(layer, x, packed, bias, y, true);
+}
+
+Tensor conv(const CpuConv& layer, const Tensor& x, const Tensor& packed, const Tensor& bias) {
+  Tensor y = empty_picture(x, layer.outputs, conv_output_size(layer, x.size(2)),
+                           conv_output_size(layer, x.size(3)));
+  run_conv(layer, x, packed, bias, y, false);
+  return y;
+}
+
+void conv_add(const CpuConv& layer, Tensor& y, const Tensor& x, const Tensor& packed,
+              const Tensor& bias) {
+  ATELIER_CHECK(y.is_contiguous(at::MemoryFormat::ChannelsLast));
+  run_conv(layer, x, packed, bias, y, true);
+}
+
+Tensor group_norm(const GroupNormArguments& norm, const Tensor& x, const Tensor& skip,
+                  Tensor* joined) {
+  const Tensor first = channels_last(x);
+  const Tensor second = skip.defined() ? channels_last(skip) : Tensor();
+  const int64_t skipped = second.defined() ? second.size(1) : 0;
+  Tensor y = empty_picture(x, x.size(1) + skipped, x.size(2), x.size(3));
+  if (joined) *joined = skipped ? at::empty_like(y) : first;
+  kernels().group_norm({.type = type_of(x),
+                        .batch = x.size(0),
+                        .pixels = x.size(2) * x.size(3),
+                        .channels = x.size(1),
+                        .skip_channels = skipped,
+                        .x = first.const_data_ptr(),
+                        .skip = skipped ? second.const_data_ptr() : nullptr,
+                        .groups = norm.groups,
+                        .epsilon = static_cast<float>(norm.eps),
+                        .weight = floats(norm.weight),
+                        .bias = floats(norm.bias),
+                        .silu = norm.silu,
+                        .y = y.mutable_data_ptr(),
+                        .joined = joined && skipped ? joined->mutable_data_ptr() : nullptr},
+                       kParallel);
+  return y;
+}
+
+Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps) {
+  const Tensor rows = x.contiguous();
+  Tensor y = at::empty_like(rows);
+  const int64_t channels = x.size(-1);
+  kernels().layer_norm({.type = type_of(x),
+                        .rows = rows.numel() / channels,
+                        .channels = channels,
+                        .x = rows.const_data_ptr(),
+                        .x_stride = channels,
+                        .epsilon = static_cast<float>(eps),
+                        .weight = floats(weight),
+                        .bias = floats(bias),
+                        .y = y.mutable_data_ptr(),
+                        .y_stride = channels},
+                       kParallel);
+  return y;
+}
+
+Tensor geglu(const Tensor& x) {
+  const Tensor rows = x.contiguous();
+  at::DimVector sizes(x.sizes());
+  sizes.back() /= 2;
+  Tensor y = at::empty(sizes, x.options());
+  kernels().geglu({.type = type_of(x),
+                   .rows = y.numel() / y.size(-1),
+                   .channels = y.size(-1),
+                   .x = rows.const_data_ptr(),
+                   .y = y.mutable_data_ptr()},
+                  kParallel);
+  return y;
+}
+
+void activate(Tensor& x, CpuActivation activation) {
+  ATELIER_CHECK(x.is_non_overlapping_and_dense());
+  kernels().activate({.type = type_of(x),
+                      .activation = activation,
+                      .count = x.numel(),
+                      .x = x.const_data_ptr(),
+                      .y = x.mutable_data_ptr()},
+                     kParallel);
+}
+
+namespace {
+
+CpuUpsample doubling(const Tensor& small, int64_t h, int64_t w, Tensor& y) {
+  return {.type = type_of(small),
+          .batch = y.size(0),
+          .height = h,
+          .width = w,
+          .channels = y.size(1),
+          .x = small.const_data_ptr(),
+          .y = y.mutable_data_ptr()};
+}
+
+}  // namespace
+
+Tensor upsample2(const Tensor& x) {
+  const Tensor small = channels_last(x);
+  Tensor y = empty_picture(x, x.size(1), 2 * x.size(2), 2 * x.size(3));
+  kernels().upsample2(doubling(small, x.size(2), x.size(3), y), kParallel);
+  return y;
+}
+
+Tensor interleave_phases(const Tensor& x) {
+  const Tensor phases = channels_last(x);
+  const int64_t h = x.size(2) - 1, w = x.size(3) - 1;
+  Tensor y = empty_picture(x, x.size(1) / 4, 2 * h, 2 * w);
+  kernels().interleave_phases(doubling(phases, h, w, y), kParallel);
+  return y;
+}
+
+namespace {
+
+CpuAttention shape_of(const PackedKeys& keys, CpuType type, int64_t queries, bool causal) {
+  return {.type = type,
+          .batch = keys.batch,
+          .heads = keys.heads,
+          .queries = queries,
+          .keys = keys.keys,
+          .head_size = keys.head_size,
+          .scale = 1.0f / std::sqrt(static_cast<float>(keys.head_size)),
+          .causal = causal};
+}
+
+}  // namespace
+
+PackedKeys pack_keys(const Tensor& k, const Tensor& v, int64_t heads) {
+  PackedKeys keys{{}, k.size(0), k.size(1), heads, k.size(2) / heads};
+  const CpuAttention shape = shape_of(keys, type_of(k), 1, false);
+  keys.bytes = bytes(kernels().packed_kv_bytes(shape));
+  kernels().pack_kv(shape, heads_of(k, keys.head_size), heads_of(v, keys.head_size),
+                    keys.bytes.mutable_data_ptr(), kParallel);
+  return keys;
+}
+
+Tensor attend(const Tensor& q, const PackedKeys& keys, const Tensor& mask, bool causal) {
+  const CpuAttention shape = shape_of(keys, type_of(q), q.size(1), causal);
+  Tensor out = at::empty(q.sizes(), q.options());
+  Tensor added;
+  CpuMask seen;
+  if (mask.defined()) {
+    added = mask.to(at::kFloat).expand({keys.batch, keys.heads, q.size(1), keys.keys});
+    if (added.stride(3) != 1) added = added.contiguous();
+    seen = {added.const_data_ptr<float>(), added.stride(0), added.stride(1), added.stride(2)};
+  }
+  kernels().attend(shape, heads_of(q, keys.head_size), keys.bytes.const_data_ptr(), seen,
+                   heads_of(out, keys.head_size), kParallel);
+  return out;
+}
+
+}  // namespace atelier::nn::cpu
