@@ -1,0 +1,129 @@
+// The engine as a process that answers JSON lines, so that a driver can let it take turns with others.
+//
+//   {"op":"load","part":"unet"|"vae","folder":F,"dtype":"fp32"|"bf16","threads":N}
+//   {"op":"run","input":FILE,"output":FILE}   safetensors with sample, timestep, context or latent
+//   {"op":"quit"}
+// Answers {"ready":true}, {"seconds":S} (the call alone) or {"error":TEXT}.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
+
+#include <chrono>
+#include <iostream>
+#include <optional>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "device/cpu/allocation.h"
+#include "device/device.h"
+#include "formats/checkpoint.h"
+#include "formats/model_folder.h"
+#include "formats/safetensors.h"
+#include "models/model.h"
+#include "models/vae.h"
+#include "quant/decode.h"
+
+namespace atelier {
+namespace {
+
+using at::Tensor;
+
+Tensor read_tensor(const TensorSource& file, std::string_view name) {
+  const TensorInfo& info = file.tensors().at(std::string(name));
+  Tensor tensor = at::empty(info.shape, at::kFloat);
+  decode(file.bytes(name), info.encoding, tensor, name);
+  return tensor;
+}
+
+void write_tensor(const std::filesystem::path& path, const Tensor& tensor) {
+  const Tensor result = tensor.to(at::kFloat).contiguous();
+  const TensorSpec spec{"result", result.sizes().vec(), Encoding::f32};
+  write_safetensors(path, std::span(&spec, 1), [&](size_t) {
+    return std::as_bytes(std::span(result.const_data_ptr<float>(), size_t(result.numel())));
+  });
+}
+
+/// One loaded part and how it is called.
+class Part {
+ public:
+  explicit Part(const Json& job) {
+    at::set_num_threads(job.at("threads").get<int>());
+    const Compute compute{.device = {}, .dtype = parse_dtype(job.at("dtype").get<std::string>())};
+    const auto source = open_source(job.at("folder").get<std::string>());
+    BindReport report;
+    if (job.at("part") == "unet") {
+      const Detected found = detect_model(source);
+      unet_ = load_part(found.def->denoiser, source, found.denoiser, residency_, report, compute);
+    } else {
+      constexpr std::string_view kPrefixes[] = {"vae."};
+      const auto place = recognise(kl_vae, source, kPrefixes);
+      if (!place)
+        throw Error(ErrorCode::mismatch, {.subject = source->label(), .expected = "no VAE"});
+      vae_ = load_part(kl_vae, source, *place, residency_, report, compute);
+    }
+    report.throw_if_bad(source->label());
+    residency_.prepare_all();
+  }
+
+  double run(const Json& job) {
+    const auto file = open_checkpoint(job.at("input").get<std::string>());
+    const auto seconds = [&, start = std::chrono::steady_clock::now()] {
+      return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    };
+    Tensor result;
+    double spent = 0;
+    if (unet_) {
+      const Tensor x = read_tensor(*file, "sample"), t = read_tensor(*file, "timestep");
+      const Tensor context = read_tensor(*file, "context");
+      DiffusionInput input;
+      input.x = x;
+      input.timestep = t.expand({x.size(0)});
+      // A new context each call: keys and values of the prompt are part of what is timed.
+      const double before = seconds();
+      input.context = nn::Context(context);
+      result = unet_->forward(input);
+      spent = seconds() - before;
+    } else {
+      const Tensor latent = read_tensor(*file, "latent");
+      const double before = seconds();
+      result = vae_->decode(latent);
+      spent = seconds() - before;
+    }
+    if (job.contains("output")) write_tensor(job.at("output").get<std::string>(), result);
+    return spent;
+  }
+
+ private:
+  Residency residency_;
+  std::unique_ptr<DiffusionModel> unet_;
+  std::unique_ptr<Vae> vae_;
+};
+
+Json answer(const Json& job, std::unique_ptr<Part>& part) {
+  if (job.at("op") == "load") {
+    part = std::make_unique<Part>(job);
+    return {{"ready", true}};
+  }
+  if (!part) throw Error(ErrorCode::invalid_argument, {.expected = "load before run"});
+  return {{"seconds", part->run(job)}};
+}
+
+}  // namespace
+}  // namespace atelier
+
+int main() {
+  atelier::tune_allocator();
+  const c10::InferenceMode guard;
+  std::unique_ptr<atelier::Part> part;
+  for (std::string line; std::getline(std::cin, line);) {
+    atelier::Json reply;
+    try {
+      const atelier::Json job = atelier::parse_json(line, "job");
+      if (job.at("op") == "quit") break;
+      reply = atelier::answer(job, part);
+    } catch (const std::exception& error) {
+      reply = {{"error", error.what()}};
+    }
+    std::cout << reply.dump() << std::endl;
+  }
+}
