@@ -102,6 +102,7 @@ Tensor decode_tiled(const Vae& vae, const Tensor& latent, const Tiling& tiling,
                     const TileProgress& progress) {
   const int64_t factor = vae.factor();
   check(tiling, factor);
+  check_latent(vae, latent);
   return tiled(
       latent, tiling.tile / factor, tiling.overlap / factor, {.up = factor},
       [&](const Tensor& tile) { return vae.decode(tile); }, progress);
