@@ -1,0 +1,156 @@
+"""Trains the text encoder and the UNet on latents of drawn pictures (eps prediction, min-SNR weights, EMA).
+
+The text encoder comes from train_text.py and is trained further here.  Resumable; --init starts from the checkpoint
+of another picture size.
+"""
+import argparse
+import os
+import time
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+import captions
+import draw
+import model
+from optimizer import Hybrid
+from train_text import Words, train as train_text
+
+def make_data(vae, count, size, seed, path):
+    """Scenes and scaled latents (N, 4, size/8, size/8) fp16 of `count` pictures, kept in `path`."""
+    rng = np.random.default_rng(seed)
+    scenes = [draw.random_scene(rng) for _ in range(count)]
+    if os.path.exists(path):
+        return scenes, torch.load(path, weights_only=True)
+    latents = torch.empty(count, 4, size // 8, size // 8, dtype=torch.float16)
+    for i in range(0, count, 50):
+        pixels = np.stack([draw.render(s, size, draw.jittered_palette(rng)) for s in scenes[i:i + 50]])
+        x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            mean, _ = vae.encode(x.contiguous(memory_format=torch.channels_last))
+        latents[i:i + 50] = (mean.float() * model.SCALE).half()
+    torch.save(latents, path)
+    return scenes, latents
+
+
+def noise_loss(unet, context, latents, alphas):
+    """min-SNR-5 weighted mean square error of the predicted noise."""
+    t = torch.randint(0, 1000, (len(latents),))
+    a = alphas[t]
+    noise = torch.randn_like(latents)
+    noisy = a.sqrt().view(-1, 1, 1, 1) * latents + (1 - a).sqrt().view(-1, 1, 1, 1) * noise
+    with torch.autocast("cpu", torch.bfloat16):
+        out = unet(noisy.contiguous(memory_format=torch.channels_last), t, context)
+    error = (out.float() - noise).square().mean((1, 2, 3))
+    return (error * ((1 - a) * 5 / a).clamp(max=1)).mean(), error.mean().item()
+
+
+def start_workers(count, meeting):
+    """Forks into `count` processes of one thread each that share the gradients; returns this one's rank."""
+    rank = next((r for r in range(1, count) if os.fork() == 0), 0)
+    torch.set_num_threads(1)
+    if count > 1:
+        dist.init_process_group("gloo", init_method=f"file://{os.path.abspath(meeting)}", rank=rank, world_size=count)
+    return rank
+
+
+def share_gradients(learning, count):
+    """Replaces the gradients by their mean over the processes."""
+    flat = torch.cat([p.grad.reshape(-1) for p in learning])
+    dist.all_reduce(flat)
+    at = 0
+    for p in learning:
+        p.grad.copy_(flat[at:at + p.numel()].view_as(p)).div_(count)
+        at += p.numel()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--vae", required=True, help="folded VAE checkpoint of train_vae.py --fold")
+    parser.add_argument("--text", required=True, help="checkpoint of train_text.py, made if absent")
+    parser.add_argument("--vocab", required=True, help="open_clip_torch wheel or its bpe_simple_vocab_16e6.txt.gz")
+    parser.add_argument("--out", required=True, help="checkpoint, read first if it exists")
+    parser.add_argument("--init", help="checkpoint whose weights to start from")
+    parser.add_argument("--data", required=True, help="latents, made if absent")
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--count", type=int, default=12000)
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--muon-lr", type=float, default=0.01)
+    parser.add_argument("--floor", type=float, default=0.02, help="final learning rate over the highest")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread; each takes --batch pictures")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(args.seed)
+    words = Words(args.vocab)
+    if not os.path.exists(args.text):
+        train_text(words, args.text, seed=args.seed)
+    vae = model.AutoencoderKL(**model.VAE).to(memory_format=torch.channels_last)
+    vae.load_state_dict(torch.load(args.vae, weights_only=True)["average"])
+    began = time.time()
+    scenes, latents = make_data(vae, args.count, args.size, args.seed + args.size, args.data)
+    print(f"data {args.count} pictures of {args.size} px, mean {latents.float().mean():.3f} "
+        f"std {latents.float().std():.3f}, {time.time() - began:.0f} s", flush=True)
+    meeting = args.out + ".meeting"
+    if os.path.exists(meeting):
+        os.remove(meeting)
+    rank = start_workers(args.workers, meeting)
+    unet = model.UNet(**model.UNET).to(memory_format=torch.channels_last)
+    text = model.TextEncoder(**{**model.TEXT, "vocab": len(words.used) + 1})
+    both = nn.ModuleDict({"unet": unet, "text": text})
+    optimizer = Hybrid(both, args.lr, args.muon_lr, skip=("embeddings", "time_embed"))
+    start, fresh = 0, True
+    for path in (args.out, args.init):
+        if path and os.path.exists(path):
+            state = torch.load(path, weights_only=True)
+            both.load_state_dict(state["both"])
+            average, fresh = state["average"], False
+            if path == args.out:
+                optimizer.load_state_dict(state["optimizer"])
+                start = state["step"]
+            break
+    if fresh:
+        text.load_state_dict(torch.load(args.text, weights_only=True)["text"])
+        average = {k: v.clone() for k, v in both.state_dict().items()}
+
+    def save(step):
+        torch.save({"both": both.state_dict(), "average": average, "optimizer": optimizer.state_dict(), "step": step,
+                    "words": words.used}, args.out + ".part")
+        os.replace(args.out + ".part", args.out)
+
+    rng = np.random.default_rng([args.seed, start, rank])
+    torch.manual_seed(1000 * (args.seed + start) + rank)
+    alphas, empty = model.alphas_cumprod(), words("")
+    began, parts = time.time(), []
+    for step in range(start, args.steps):
+        warm, fall = min(1, (step + 1) / 100), 0.5 * (1 + np.cos(np.pi * step / args.steps))
+        picks = rng.integers(len(scenes), size=args.batch)
+        ids = torch.tensor([empty if rng.random() < 0.1 else words(captions.caption(scenes[i], rng), rng)
+                            for i in picks])
+        with torch.autocast("cpu", torch.bfloat16):
+            context = text(ids)
+        loss, error = noise_loss(unet, context, latents[picks].float(), alphas)
+        loss.backward()
+        if args.workers > 1:
+            share_gradients(optimizer.learning, args.workers)
+        optimizer.step(float(warm * (args.floor + (1 - args.floor) * fall)))
+        keep = min(0.998, (step - start + 1) / (step - start + 10))
+        with torch.no_grad():
+            current = both.state_dict()
+            torch._foreach_lerp_([average[k] for k in current], list(current.values()), 1 - keep)
+        parts.append((loss.item(), error))
+        if rank == 0 and (step + 1) % 25 == 0:
+            weighted, error = np.mean(parts, 0)
+            parts.clear()
+            print(f"unet {args.size}px step {step + 1} loss {weighted:.4f} mse {error:.4f} "
+                f"{(time.time() - began) / (step + 1 - start):.3f} s/step", flush=True)
+        if rank == 0 and ((step + 1) % 100 == 0 or step + 1 == args.steps):
+            save(step + 1)
+
+
+if __name__ == "__main__":
+    main()
