@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <fmt/format.h>
 
+#include <cstdlib>
 #include <string>
 #include <system_error>
 
@@ -25,9 +26,18 @@ std::filesystem::path engine_path() {
                                      .hint = "Build it with 'make build'"});
 }
 
+/// OpenMP's threads wait for each other by spinning, about a millisecond at first. On a machine
+/// with other work that makes every parallel loop wait for the scheduler, ten times over; a short
+/// spin costs an idle machine nothing. The runtime reads this when libtorch loads it.
+void limit_spinning() {
+  constexpr const char* kSpins = "10000";
+  if (std::getenv("OMP_WAIT_POLICY") == nullptr) ::setenv("GOMP_SPINCOUNT", kSpins, 0);
+}
+
 }  // namespace
 
 const EngineInterface& load_engine() {
+  limit_spinning();
   const std::string path = engine_path().string();
   void* library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {

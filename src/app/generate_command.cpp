@@ -12,6 +12,7 @@
 #include "app/out_pattern.h"
 #include "app/progress.h"
 #include "base/log.h"
+#include "device/cpu/allocation.h"
 #include "sampling/names.h"
 
 namespace atelier {
@@ -133,6 +134,7 @@ int run_generate(std::span<const std::string> arguments) {
   if (!line.parse(arguments)) return 0;
   check_options(options);
   log::set_up(options.verbose);
+  tune_allocator();
   const Interrupt interrupt;
   const auto printer = make_printer(choose_display(options.json, stderr), stdout, stderr);
   CommandHost host(*printer, options.json, interrupt.token());

@@ -36,6 +36,7 @@ class Engine {
   int64_t native_height() const { return parts_.height.value_or(traits_.native_size); }
 
   Component<DiffusionModel>& unet() { return *unet_; }
+  const Component<DiffusionModel>& unet() const { return *unet_; }
   Component<Vae>& vae() { return *vae_; }
   /// The text encoders, in the order of def().text.
   std::vector<Component<TextEncoder>>& text() { return text_; }

@@ -1,0 +1,269 @@
+// The phases of a call: read pictures, open the model, plan, encode prompts, load, draw.
+#include "app/engine/generation.h"
+
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "app/engine/contact_sheet.h"
+#include "app/option_checks.h"
+#include "base/error.h"
+#include "base/mapped_file.h"
+#include "base/utf8.h"
+#include "device/cpu/features.h"
+#include "device/memory_info.h"
+#include "pipeline/image_tensor.h"
+#include "pipeline/latent_file.h"
+#include "sampling/sample.h"
+#include "text/tokenizer.h"
+
+namespace atelier {
+namespace {
+
+// How pleasing pictures are to be, as the refiner was told in training.
+constexpr double kPositiveScore = 6, kNegativeScore = 2.5;
+
+Image read_image(const std::filesystem::path& path) {
+  return decode_image(MappedFile::open(path).bytes(), path.string());
+}
+
+}  // namespace
+
+Generation::Generation(const GenerateOptions& options, EngineHost& host)
+    : options_(options), host_(host), files_(options) {}
+
+void Generation::phase(const char* name) {
+  check_stop();
+  host_.event({{"event", "phase"}, {"name", name}});
+}
+
+void Generation::check_stop() const {
+  if (!host_.stop().stop_requested()) return;
+  const std::string kept = written_.empty()
+                               ? "nothing was written"
+                               : fmt::format("{} finished picture{} kept", written_.size(),
+                                             written_.size() == 1 ? " was" : "s were");
+  throw Error(ErrorCode::cancelled, {.expected = "stopped by Ctrl-C; " + kept});
+}
+
+void Generation::run() {
+  const int threads = options_.threads > 0 ? static_cast<int>(options_.threads)
+                                           : detect_cpu_features().usable_threads();
+  at::set_num_threads(threads);
+  read_pictures();
+  const Device device;
+  engine_.emplace(ModelFiles{options_.model, options_.vae, options_.text_encoders}, device,
+                  dtype_choice(options_, device));
+  plan_ = make_plan(options_, *engine_, pictures_.init ? &*pictures_.init : nullptr, threads);
+  host_.event(plan_event(plan_, options_, *engine_));
+  require_memory(plan_, options_);
+  prepare_files();
+  encode_prompts();
+  load_model();
+  clock_.emplace(plan_.runs * plan_.steps_per_run);
+  for (size_t run = 0; run < options_.prompts.size(); ++run) draw_run(run);
+  if (!options_.sheet.empty()) write_sheet();
+  finish();
+}
+
+void Generation::read_pictures() {
+  if (!options_.init_image.empty()) pictures_.init = read_image(options_.init_image);
+  if (!options_.mask.empty()) pictures_.mask = read_image(options_.mask);
+}
+
+void Generation::prepare_files() {
+  prepare_folder_of(fill_out_pattern(options_.out, facts_of(0, 0).out), "--out");
+  if (!options_.sheet.empty()) prepare_folder_of(options_.sheet, "--sheet");
+  if (!options_.preview.empty()) prepare_folder_of(options_.preview, "--preview");
+  if (!options_.save_latent.empty()) prepare_folder_of(options_.save_latent, "--save-latent");
+}
+
+void Generation::encode_prompts() {
+  phase("loading text encoder");
+  for (Component<TextEncoder>& text : engine_->text()) text.load();
+  phase("encoding prompts");
+  const ClipTokenizer tokenizer;
+  std::optional<EmbeddingFolder> embeddings;
+  if (!options_.embeddings.empty()) embeddings.emplace(std::vector{options_.embeddings});
+  PromptReader reader{
+      .tokenizer = tokenizer, .embeddings = embeddings ? &*embeddings : nullptr, .layer = {}};
+  if (options_.clip_skip) reader.layer = -static_cast<int>(*options_.clip_skip);
+  for (const std::string& prompt : options_.prompts)
+    positive_.push_back(encode(prompt, reader, kPositiveScore));
+  negative_ = encode(options_.negative, reader, kNegativeScore);
+  for (Component<TextEncoder>& text : engine_->text()) text.release();
+}
+
+Conditioning Generation::encode(const std::string& prompt, const PromptReader& reader,
+                                double score) {
+  std::vector<const TextEncoder*> encoders;
+  for (Component<TextEncoder>& text : engine_->text()) encoders.push_back(&text.get());
+  const EncodedPrompt encoded = encode_prompt(engine_->def(), encoders, prompt, reader);
+  for (const std::string& warning : encoded.warnings)
+    host_.event({{"event", "warning"}, {"message", warning}});
+  const PictureMeasures measures{.width = plan_.width,
+                                 .height = plan_.height,
+                                 .target_width = plan_.width,
+                                 .target_height = plan_.height,
+                                 .score = score};
+  return condition(engine_->def(), encoded, measures);
+}
+
+void Generation::load_model() {
+  const auto width = static_cast<int32_t>(plan_.width), height = static_cast<int32_t>(plan_.height);
+  if (pictures_.init) pictures_.init = fit_picture(*pictures_.init, width, height);
+  if (pictures_.mask) pictures_.mask = fit_picture(*pictures_.mask, width, height);
+  if (pictures_.init) phase("encoding picture");
+  start_ = start_latent(*engine_, pictures_, options_.batch, plan_.height, plan_.width, tiling());
+  if (!options_.preview.empty())
+    preview_.emplace(*engine_, options_.preview, options_.preview_decoder);
+  phase("loading UNet");
+  engine_->unet().load([&](double) { return !host_.stop().stop_requested(); });
+  check_stop();
+}
+
+void Generation::draw_run(size_t run) {
+  const at::Tensor latent = sample_run(run);
+  if (run + 1 == options_.prompts.size()) engine_->unet().release();
+  if (!options_.save_latent.empty()) {
+    const std::filesystem::path file = files_.free_name(options_.save_latent);
+    save_latent(file, engine_->to_vae_space(latent));
+    host_.event({{"event", "latent"},
+                 {"file", file.string()},
+                 {"run", run + 1},
+                 {"shape", latent.sizes().vec()}});
+  }
+  phase("decoding");
+  write_pictures(run, latent);
+}
+
+at::Tensor Generation::sample_run(size_t run) {
+  check_stop();
+  host_.event({{"event", "start"},
+               {"run", run + 1},
+               {"runs", plan_.runs},
+               {"prompt", options_.prompts[run]},
+               {"steps", plan_.steps_per_run},
+               {"seconds", StepClock::seconds_since(begin_)}});
+  const SampleJob job{.model = engine_->sampling(),
+                      .latent = start_.latent,
+                      .seed = plan_.seed,
+                      .sampler = options_.sampler,
+                      .scheduler = options_.scheduler,
+                      .steps = static_cast<int>(options_.steps),
+                      .denoise = plan_.strength,
+                      .cfg = options_.cfg,
+                      .mask = start_.mask};
+  const ModelCall network =
+      model_call(engine_->unet().get(), {positive_[run], negative_, start_.concat});
+  const ModelCall timed = [&](const ModelInput& input) {
+    const StepClock::Inside inside(*clock_);
+    return network(input);
+  };
+  clock_->begin_run();
+  try {
+    const Sampled sampled =
+        sample(job, timed, [&](const Step& step) { on_step(run, step); }, host_.stop());
+    clock_->end_run();
+    return sampled.latent;
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::cancelled) check_stop();
+    throw;
+  }
+}
+
+void Generation::on_step(size_t run, const Step& step) {
+  const double seconds = clock_->end_step();
+  host_.event({{"event", "step"},
+               {"run", run + 1},
+               {"runs", plan_.runs},
+               {"step", step.index + 1},
+               {"steps", step.count},
+               {"sigma", step.sigma},
+               {"seconds", seconds},
+               {"seconds_per_step", clock_->median()},
+               {"seconds_left", clock_->left()}});
+  if (!preview_) return;
+  preview_->write(step.denoised);
+  host_.event(
+      {{"event", "preview"}, {"file", preview_->file().string()}, {"step", step.index + 1}});
+}
+
+PictureFacts Generation::facts_of(size_t run, int64_t batch_index) const {
+  PictureFacts facts{.prompt = options_.prompts[run],
+                     .negative = options_.negative,
+                     .batch_index = batch_index,
+                     .out = {.model = options_.model.filename().stem().string(),
+                             .prompt = options_.prompts[run],
+                             .seed = plan_.seed,
+                             .index = static_cast<int64_t>(written_.size()) + 1,
+                             .width = plan_.width,
+                             .height = plan_.height,
+                             .steps = options_.steps,
+                             .cfg = options_.cfg,
+                             .sampler = options_.sampler,
+                             .scheduler = options_.scheduler}};
+  if (facts.out.model.empty())  // "folder/"
+    facts.out.model = options_.model.parent_path().filename().string();
+  facts.more = {{"dtype", dtype_name(engine_->unet().compute().dtype)}};
+  if (options_.clip_skip) facts.more["clip_skip"] = *options_.clip_skip;
+  const auto name = [](const std::filesystem::path& path) {
+    return valid_utf8(path.filename().string());
+  };
+  if (pictures_.init) {
+    facts.more["strength"] = plan_.strength;
+    facts.more["init_image"] = name(options_.init_image);
+  }
+  if (pictures_.mask) facts.more["mask"] = name(options_.mask);
+  if (!options_.vae.empty()) facts.more["vae"] = name(options_.vae);
+  for (const std::filesystem::path& file : options_.text_encoders)
+    facts.more["text_encoders"].push_back(name(file));
+  facts.more["version"] = fmt::format("atelier {}", ATELIER_VERSION);
+  return facts;
+}
+
+void Generation::write_pictures(size_t run, const at::Tensor& latent) {
+  for (int64_t i = 0; i < latent.size(0); ++i) {
+    check_stop();
+    const at::Tensor picture =
+        decode_latent(*engine_, latent.narrow(0, i, 1), tiling(), [&] { check_stop(); });
+    Image image = to_image(picture[0]);
+    if (pictures_.mask) image = composite(image, *pictures_.init, *pictures_.mask);
+    const PictureFacts facts = facts_of(run, i);
+    const std::string file = files_.write(image, facts).string();
+    written_.push_back(file);
+    host_.event({{"event", "image"},
+                 {"file", file},
+                 {"index", facts.out.index},
+                 {"run", run + 1},
+                 {"batch_index", i},
+                 {"seed", plan_.seed},
+                 {"prompt", facts.prompt},
+                 {"width", image.width},
+                 {"height", image.height}});
+    if (!options_.sheet.empty()) drawn_.push_back(std::move(image));
+  }
+}
+
+void Generation::write_sheet() {
+  const int32_t columns = sheet_columns(plan_.runs, options_.batch);
+  const std::filesystem::path file =
+      files_.write_as(options_.sheet, contact_sheet(drawn_, columns));
+  const auto count = static_cast<int32_t>(drawn_.size());
+  host_.event({{"event", "sheet"},
+               {"file", file.string()},
+               {"columns", columns},
+               {"rows", (count + columns - 1) / columns}});
+}
+
+void Generation::finish() {
+  host_.event({{"event", "done"},
+               {"images", written_},
+               {"seconds", StepClock::seconds_since(begin_)},
+               {"seconds_per_step", clock_->median()},
+               {"seconds_outside_steps", clock_->outside_per_step()},
+               {"peak_memory", read_process_memory().peak.count()}});
+}
+
+}  // namespace atelier

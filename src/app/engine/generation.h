@@ -1,0 +1,60 @@
+// One call of `atelier generate` from its options to its files.
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "app/engine/picture_files.h"
+#include "app/engine/plan.h"
+#include "app/engine/preview.h"
+#include "app/engine/step_clock.h"
+#include "app/engine_interface.h"
+#include "pipeline/model_call.h"
+
+namespace atelier {
+
+/// Runs the phases in order and reports each as events. Used once, by one thread.
+class Generation {
+ public:
+  Generation(const GenerateOptions& options, EngineHost& host);
+  /// Throws `Error`; what was finished before stays.
+  void run();
+
+ private:
+  void read_pictures();
+  void prepare_files();
+  void encode_prompts();
+  Conditioning encode(const std::string& prompt, const PromptReader& reader, double score);
+  void load_model();
+  void draw_run(size_t run);
+  at::Tensor sample_run(size_t run);
+  void on_step(size_t run, const Step& step);
+  void write_pictures(size_t run, const at::Tensor& latent);
+  void write_sheet();
+  void finish();
+
+  PictureFacts facts_of(size_t run, int64_t batch_index) const;
+  VaeTiling tiling() const { return options_.tiled_vae ? VaeTiling::on : VaeTiling::off; }
+  void phase(const char* name);
+  /// Throws `cancelled` once the host asks to stop.
+  void check_stop() const;
+
+  const GenerateOptions& options_;
+  EngineHost& host_;
+  StepClock::Clock::time_point begin_ = StepClock::Clock::now();
+  StartPictures pictures_;
+  std::optional<Engine> engine_;
+  Plan plan_;
+  std::vector<Conditioning> positive_;  // by run
+  Conditioning negative_;
+  StartLatent start_;
+  std::optional<Preview> preview_;
+  std::optional<StepClock> clock_;
+  PictureFiles files_;
+  std::vector<Image> drawn_;  // kept for the sheet
+  std::vector<std::string> written_;
+};
+
+}  // namespace atelier

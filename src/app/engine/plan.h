@@ -1,0 +1,40 @@
+// What a run will do and need, worked out before any weight is read.
+#pragma once
+
+#include <cstdint>
+
+#include "app/generate_options.h"
+#include "base/bytes.h"
+#include "base/json.h"
+#include "pipeline/engine.h"
+#include "pipeline/start_latent.h"
+
+namespace atelier {
+
+/// The dtypes asked for on the command line; "auto" leaves them open. Throws `unsupported` for one
+/// that `device` could only imitate a thousand times slower.
+DtypeChoice dtype_choice(const GenerateOptions& options, Device device);
+
+/// Everything about a call that is settled before it begins.
+struct Plan {
+  int64_t width = 0, height = 0;
+  int64_t runs = 1;  // prompts
+  int64_t steps_per_run = 0;  // as the scheduler gives them
+  double strength = 1;
+  uint64_t seed = 0;
+  bool seed_chosen = false;
+  int threads = 1;
+  Bytes weights, activations, needed, available;
+};
+
+/// Chooses what the options leave open. `picture` is the init image or null. Draws a random seed if
+/// none is given.
+Plan make_plan(const GenerateOptions& options, Engine& engine, const Image* picture, int threads);
+
+/// Throws `out_of_memory` with the figures and what would help if the plan cannot fit.
+void require_memory(const Plan& plan, const GenerateOptions& options);
+
+/// The "plan" event.
+Json plan_event(const Plan& plan, const GenerateOptions& options, Engine& engine);
+
+}  // namespace atelier
