@@ -5,12 +5,12 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <set>
 
 #include "base/error.h"
 #include "formats/contents.h"
 #include "formats/foreign.h"
+#include "formats/gather.h"
 #include "formats/gguf.h"
 #include "formats/layout.h"
 #include "formats/safetensors.h"
@@ -69,25 +69,6 @@ OpenedFile open_file(const std::filesystem::path& path) {
   }
 }
 
-/// Copies a strided tensor into the order of its shape. The reader has checked every place.
-std::vector<std::byte> gather(const std::byte* first, const TensorInfo& info,
-                              const Shape& strides) {
-  const auto width = static_cast<size_t>(encoding_info(info.encoding).block_bytes);
-  std::vector<std::byte> result(info.size);
-  Shape index(info.shape.size(), 0);
-  int64_t place = 0;
-  for (size_t written = 0; written < result.size(); written += width) {
-    std::memcpy(&result[written], first + static_cast<size_t>(place) * width, width);
-    for (size_t axis = index.size(); axis-- > 0;) {
-      place += strides[axis];
-      if (++index[axis] < info.shape[axis]) break;
-      place -= strides[axis] * info.shape[axis];
-      index[axis] = 0;
-    }
-  }
-  return result;
-}
-
 }  // namespace
 
 std::span<const ReaderInfo> readers() { return kReaders; }
@@ -108,7 +89,7 @@ void Checkpoint::add_file(MappedFile file, std::string_view format, FileContents
   tensors_.merge(contents.tensors);
   for (const auto& [tensor, info] : contents.tensors)
     throw Error(ErrorCode::malformed,
-                {.subject = tensor_subject(tensor),
+                {.subject = fmt::format("{}: {}", path_.string(), tensor_subject(tensor)),
                  .expected = "it in one shard",
                  .found = fmt::format("it in {} and in {}",
                                       files_[tensors_.at(tensor).shard].path().filename().string(),
@@ -172,8 +153,8 @@ std::span<const std::byte> Checkpoint::bytes(std::string_view name) const {
   const std::lock_guard lock(mutex_);
   auto found = gathered_.find(key);
   if (found == gathered_.end()) {
-    const std::byte* first = files_[info.shard].bytes().data() + info.offset;
-    found = gathered_.emplace(key, gather(first, info, strides_.at(key))).first;
+    std::vector<std::byte> bytes = gather(files_[info.shard].bytes(), info, strides_.at(key));
+    found = gathered_.emplace(key, std::move(bytes)).first;
   }
   return found->second;
 }

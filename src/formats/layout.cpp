@@ -1,4 +1,4 @@
-// Overflow-checked sizes, overlap checks over sorted places, UTF-8 validation.
+// Overflow-checked sizes, overlap checks over sorted places.
 #include "formats/layout.h"
 
 #include <fmt/format.h>
@@ -7,26 +7,9 @@
 #include <limits>
 
 #include "base/error.h"
+#include "base/utf8.h"
 
 namespace atelier {
-namespace {
-
-/// Length of the UTF-8 sequence at the start of `text`, or 0 if there is none (Unicode, table 3-7).
-size_t utf8_sequence(std::string_view text) {
-  const auto at = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
-  const unsigned char lead = at(0);
-  if (lead < 0x80) return 1;
-  const size_t length = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
-  if (lead < 0xC2 || lead > 0xF4 || text.size() < length) return 0;
-  const unsigned char low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
-  const unsigned char high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
-  if (at(1) < low || at(1) > high) return 0;
-  for (size_t i = 2; i < length; ++i)
-    if ((at(i) & 0xC0) != 0x80) return 0;
-  return length;
-}
-
-}  // namespace
 
 std::optional<uint64_t> checked_product(uint64_t a, uint64_t b) {
   uint64_t result = 0;
@@ -110,24 +93,12 @@ void check_places(const TensorTable& tensors, uint64_t begin, uint64_t end, Gaps
                  .hint = "Bytes were appended to the file, or its header was changed"});
 }
 
-bool is_utf8(std::string_view text) {
-  while (!text.empty()) {
-    const size_t length = utf8_sequence(text);
-    if (length == 0) return false;
-    text.remove_prefix(length);
-  }
-  return true;
-}
+bool is_utf8(std::string_view text) { return valid_utf8(text) == text; }
 
 std::string in_quotes(std::string_view name) {
   constexpr size_t kLongest = 160;
-  std::string text = "'";
-  while (!name.empty() && text.size() < kLongest) {
-    const size_t length = utf8_sequence(name);
-    text += length == 0 ? std::string_view("?") : name.substr(0, length);
-    name.remove_prefix(std::max<size_t>(length, 1));
-  }
-  return text + (name.empty() ? "'" : "...'");
+  const std::string text = valid_utf8(name.substr(0, kLongest));
+  return "'" + text + (name.size() > kLongest ? "...'" : "'");
 }
 
 std::string tensor_subject(std::string_view name) { return "tensor " + in_quotes(name); }

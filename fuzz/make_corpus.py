@@ -1,0 +1,182 @@
+#!/usr/bin/env python3
+"""Writes the seeds of the fuzz targets to fuzz/corpus: small files, each showing other parts of its format.
+
+Needs the standard library only. Inputs kept from findings (fixed-*) are left alone.
+"""
+
+import io
+import json
+import pathlib
+import pickle
+import struct
+import zipfile
+
+CORPUS = pathlib.Path(__file__).resolve().parent / "corpus"
+
+
+def save(target, name, data):
+    folder = CORPUS / target
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(data)
+
+
+def safetensors(header, data=b""):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def tensor(dtype, shape, begin, end):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+def write_safetensors():
+    save("safetensors", "empty", safetensors({}))
+    save("safetensors", "two", safetensors(
+        {"__metadata__": {"format": "pt", "a": "b"}, "w": tensor("F32", [2, 1], 0, 8), "b": tensor("F16", [3], 8, 14)},
+        bytes(14)))
+    save("safetensors", "kinds", safetensors(
+        {"a": tensor("F8_E4M3", [1], 0, 1), "b": tensor("BOOL", [0, 5], 1, 1), "c": tensor("F4", [4], 1, 3),
+         "d": tensor("F6_E2M3", [4], 3, 6), "e": tensor("I64", [], 6, 14)}, bytes(14)))
+    save("safetensors", "unknown_field", safetensors(
+        {"a": {**tensor("U8", [1], 0, 1), "new": {"deep": [1, None, {"x": 2.5}]}}}, b"x"))
+    save("safetensors", "overlap", safetensors({"a": tensor("U8", [2], 0, 2), "b": tensor("U8", [2], 1, 3)}, bytes(3)))
+    save("safetensors", "escapes", safetensors(b'{"\\u2603\\"":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}  ', b"x"))
+
+
+def gguf_text(text):
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+def gguf(pairs, tensors, data=b"", version=3, alignment=32):
+    out = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(pairs))
+    for key, kind, value in pairs:
+        out += gguf_text(key) + struct.pack("<I", kind) + value
+    for name, dims, kind, offset in tensors:
+        out += gguf_text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)
+    return out + bytes(-len(out) % alignment) + data
+
+
+def write_gguf():
+    scalars = [(f"k{kind}", kind, struct.pack("<" + code, 1)) for kind, code in
+               enumerate("BbHhIif?")] + [("k10", 10, struct.pack("<Q", 1)), ("k11", 11, struct.pack("<q", -1)),
+                                        ("k12", 12, struct.pack("<d", 0.5))]
+    save("gguf", "scalars", gguf(scalars + [("general.architecture", 8, gguf_text("sd1"))], []))
+    array = struct.pack("<IQ", 5, 2) + struct.pack("<ii", 2, 2)
+    texts = struct.pack("<IQ", 8, 2) + gguf_text("a") + gguf_text("")
+    nested = struct.pack("<IQ", 9, 1) + struct.pack("<IQ", 7, 2) + b"\x00\x01"
+    save("gguf", "arrays", gguf([("comfy.gguf.orig_shape.t", 9, array), ("texts", 9, texts), ("nested", 9, nested)],
+                                [("t", [4], 0, 0)], bytes(16), version=2))
+    save("gguf", "tensors", gguf([("general.alignment", 4, struct.pack("<I", 64))],
+                                 [("q", [32, 2], 8, 0), ("h", [3], 1, 128), ("s", [], 0, 192)], bytes(196),
+                                 alignment=64))
+    save("gguf", "retired", gguf([], [("t", [32], 31, 0)], bytes(18)))
+    save("gguf", "overlap", gguf([], [("a", [8], 0, 0), ("b", [8], 0, 0)], bytes(32)))
+    save("gguf", "empty", gguf([], []))
+
+
+class Opcodes(io.BytesIO):
+    """Writes the opcodes of torch.save by hand: protocol 2, one storage per tensor."""
+
+    def text(self, value):
+        self.write(b"X" + struct.pack("<I", len(value)) + value.encode())
+
+    def integer(self, value):
+        self.write(b"K" + bytes([value]) if 0 <= value < 256 else b"J" + struct.pack("<i", value))
+
+    def integers(self, values):
+        self.write(b"(")
+        for value in values:
+            self.integer(value)
+        self.write(b"t")
+
+    def tensor(self, key, kind, count, shape, strides, offset=0, function="_rebuild_tensor_v2", tail=b"\x89}"):
+        self.write(b"ctorch._utils\n" + function.encode() + b"\n((")
+        self.text("storage")
+        self.write(b"ctorch\n" + kind.encode() + b"\n")
+        self.text(key)
+        self.text("cpu")
+        self.integer(count)
+        self.write(b"tQ")
+        self.integer(offset)
+        self.integers(shape)
+        self.integers(strides)
+        self.write(tail + b"tR")
+
+
+def state_dict():
+    out = Opcodes()
+    out.write(b"\x80\x02ccollections\nOrderedDict\nq\x00)Rq\x01(")
+    out.text("w")
+    out.tensor("0", "FloatStorage", 6, [2, 3], [3, 1])
+    out.text("t")
+    out.tensor("0", "FloatStorage", 6, [3, 2], [1, 3])
+    out.text("h")
+    out.tensor("1", "HalfStorage", 2, [2], [1])
+    out.text("f8")
+    out.tensor("1", "UntypedStorage", 4, [4], [1], function="_rebuild_tensor_v3",
+               tail=b"\x89}ctorch\nfloat8_e4m3fn\n")
+    out.write(b"u}")
+    out.text("_metadata")
+    out.write(b"h\x00)Rsb.")
+    return out.getvalue()
+
+
+def nested():
+    out = Opcodes()
+    out.write(b"\x80\x02}(")
+    out.text("epoch")
+    out.integer(3)
+    out.text("loss")
+    out.write(b"G" + struct.pack(">d", 0.5))
+    out.text("state_dict")
+    out.write(b"}(")
+    out.text("p")
+    out.write(b"ctorch._utils\n_rebuild_parameter\n(")
+    out.tensor("0", "BFloat16Storage", 4, [4], [1])
+    out.write(b"\x88}tRuu.")
+    return out.getvalue()
+
+
+def zipped(pkl, storages, compression=zipfile.ZIP_STORED):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", compression) as archive:
+        def put(name, data):
+            archive.writestr(zipfile.ZipInfo(name), data, compression)
+        put("a/data.pkl", pkl)
+        put("a/byteorder", "little")
+        for key, data in storages.items():
+            put(f"a/data/{key}", data)
+        put("a/version", "3\n")
+    return out.getvalue()
+
+
+def write_torch():
+    plain = {"a": [1, -1, 2**40, 0.5, None, True, "text", (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)], 7: {"b": {1, 2}}}
+    for protocol in (2, 3, 4, 5):
+        save("pickle", f"plain{protocol}", pickle.dumps(plain, protocol))
+    save("pickle", "state_dict", state_dict())
+    save("pickle", "nested", nested())
+    save("pickle", "foreign_global", b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00ls\x85R.")
+    save("pickle", "self_reference", b"\x80\x02]q\x01h\x01a.")
+    save("torch_zip", "state_dict", zipped(state_dict(), {"0": bytes(24), "1": bytes(4)}))
+    save("torch_zip", "nested", zipped(nested(), {"0": bytes(8)}))
+    save("torch_zip", "compressed", zipped(nested(), {"0": bytes(8)}, zipfile.ZIP_DEFLATED))
+    save("torch_zip", "cyclic", zipped(b"\x80\x02}q\x01X\x01\x00\x00\x00kh\x01s.", {}))
+
+
+def write_index():
+    save("shard_index", "two", json.dumps(
+        {"metadata": {"total_size": 12}, "weight_map": {"a": "m-1-of-2.safetensors", "b": "m-2-of-2.safetensors"}},
+        indent=2).encode())
+    save("shard_index", "outside", b'{"weight_map":{"a":"../x"}}')
+    save("shard_index", "config", b'{"model_type":"clip","hidden":[1,2.5,null,true,{"x":"\\u2603"}]}')
+
+
+if __name__ == "__main__":
+    write_safetensors()
+    write_gguf()
+    write_torch()
+    write_index()
+    for path in sorted(CORPUS.rglob("*")):
+        if path.is_file():
+            print(f"{path.stat().st_size:6} {path.relative_to(CORPUS)}")
