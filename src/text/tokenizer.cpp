@@ -8,8 +8,8 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/mapped_file.h"
-#include "text/bpe.h"
 #include "base/utf8.h"
+#include "text/bpe.h"
 #include "text/words.h"
 
 namespace atelier {
