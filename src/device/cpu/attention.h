@@ -9,8 +9,9 @@
 
 namespace atelier {
 
-/// One attention. Any B, H, N, M, D >= 1. The same value is given to every step; `queries` and
-/// `causal` do not influence the packed keys and values.
+/// One attention. Any B, H, N, M, D >= 1. Keys and values are packed once, into memory aligned to
+/// 64 bytes, and can serve many calls with other queries; only `queries` and `causal` may then
+/// differ.
 struct CpuAttention {
   CpuType type;  // of q, k, v and the output
   int64_t batch, heads, queries, keys, head_size;

@@ -10,11 +10,15 @@ bool has_avx512(const CpuFeatures& f) {
   return f.avx512f && f.avx512bw && f.avx512vl && f.avx512dq && f.fma && f.f16c;
 }
 bool has_avx512_bf16(const CpuFeatures& f) { return has_avx512(f) && f.avx512_bf16; }
+bool has_amx(const CpuFeatures& f) {
+  return has_avx512_bf16(f) && f.avx512_vbmi && f.amx_tile && f.amx_bf16;
+}
 
 constexpr CpuTable kTables[] = {
     {&portable::kKernels, [](const CpuFeatures&) { return true; }},
     {&kAvx512Kernels, has_avx512},
     {&kAvx512Bf16Kernels, has_avx512_bf16},
+    {&kAmxKernels, has_amx},
 };
 
 }  // namespace
