@@ -276,11 +276,11 @@ DTYPES = {"f16": ("F16", 2, pack_f16), "bf16": ("BF16", 2, pack_bf16), "f32": ("
 class Weights:
     """Encoded normal values by mean and standard deviation."""
 
-    def __init__(self, dtype, seed):
+    def __init__(self, kind, dtype, seed):
         source = random.Random(seed)
         self.normals = [source.gauss(0.0, 1.0) for _ in range(POOL)]
         self.size, self.pack = DTYPES[dtype][1:]
-        self.seed, self.pools = seed, {}
+        self.place, self.pools = f"{kind} {seed}", {}
 
     def pool(self, mean, std):
         if (mean, std) not in self.pools:
@@ -290,7 +290,7 @@ class Weights:
 
     def write(self, file, name, count, mean, std):
         std = 2.0 ** (round(4 * math.log2(std)) / 4) if std > 0 else 0.0
-        pool, place = self.pool(mean, std), zlib.crc32(f"{self.seed} {name}".encode())
+        pool, place = self.pool(mean, std), zlib.crc32(f"{self.place} {name}".encode())
         while count > 0:
             part = min(count, POOL)
             place = (place * 1103515245 + 12345) % (1 << 32)
@@ -308,7 +308,7 @@ def write_model(kind, path, dtype, seed):
         offset += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    weights, part = Weights(dtype, seed), f"{path}.part"
+    weights, part = Weights(kind, dtype, seed), f"{path}.part"
     try:
         with open(part, "wb") as file:
             file.write(struct.pack("<Q", len(text)) + text)
