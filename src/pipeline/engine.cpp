@@ -1,7 +1,8 @@
 // Binding the parts, and what the files leave open.
 #include "pipeline/engine.h"
 
-#include "base/error.h"
+#include <algorithm>
+
 #include "base/log.h"
 
 namespace atelier {
@@ -21,6 +22,27 @@ Bytes prepared_bytes(const BindReport& report, const Compute& compute) {
   return Bytes(static_cast<int64_t>(bytes));
 }
 
+/// Says in the log how much of the model file belongs to no part that was looked for.
+void log_strangers(const ModelParts& parts) {
+  const TensorSource& file = *parts.denoiser.source;
+  std::vector<std::string_view> known(parts.def->vae_prefixes.begin(),
+                                      parts.def->vae_prefixes.end());
+  known.push_back(parts.denoiser.place.prefix);
+  for (const TextPart& text : parts.def->text)
+    known.insert(known.end(), text.prefixes.begin(), text.prefixes.end());
+  const auto belongs = [&](std::string_view name) {
+    return std::ranges::any_of(known, [&](auto prefix) { return name.starts_with(prefix); }) ||
+           matches_any(name, parts.def->ignore);
+  };
+  int64_t strangers = 0;
+  std::string_view first;
+  for (const auto& [name, info] : file.tensors())
+    if (!belongs(name) && strangers++ == 0) first = name;
+  if (strangers > 0)
+    log::debug("{}: {} tensors belong to no part, the first named {}", file.label(), strangers,
+               first);
+}
+
 ModelSamplingParams sampling_params(const ModelTraits& traits) {
   return {.prediction = traits.output == OutputKind::v ? Prediction::v : Prediction::eps,
           .table = traits.zero_terminal_snr ? SigmaTable::zero_terminal : SigmaTable::discrete};
@@ -31,6 +53,7 @@ ModelSamplingParams sampling_params(const ModelTraits& traits) {
 Engine::Engine(const ModelFiles& files, Device device, const DtypeChoice& dtypes)
     : parts_(find_parts(files)) {
   require_complete(parts_);
+  log_strangers(parts_);
   const ModelDef& def = *parts_.def;
   const at::ScalarType best = default_dtype(device, def.dtypes);
   unet_ = std::make_unique<Component<DiffusionModel>>(def.denoiser, parts_.denoiser,

@@ -69,8 +69,7 @@ void find_text(ModelParts& parts, const std::vector<Source>& own_files) {
 }
 
 /// What scheduler_config.json of a diffusers folder states about training.
-void read_scheduler(ModelParts& parts) {
-  const Metadata& metadata = parts.denoiser.source->metadata();
+void read_scheduler(ModelParts& parts, const Metadata& metadata) {
   const auto found = metadata.find("scheduler/scheduler_config.json");
   if (found == metadata.end()) return;
   const Json config = parse_json(found->second, "scheduler_config.json");
@@ -92,8 +91,7 @@ void read_scheduler(ModelParts& parts) {
 }
 
 /// "512x768" of the metadata entry `modelspec.resolution`, where both are usable.
-void read_resolution(ModelParts& parts) {
-  const Metadata& metadata = parts.denoiser.source->metadata();
+void read_resolution(ModelParts& parts, const Metadata& metadata) {
   const auto found = metadata.find("modelspec.resolution");
   if (found == metadata.end()) return;
   const std::string& text = found->second;
@@ -127,9 +125,13 @@ ModelParts find_parts(const ModelFiles& files) {
   for (const std::filesystem::path& file : files.text_encoders)
     text_files.push_back(open_source(file));
   find_text(parts, text_files);
-  read_scheduler(parts);
-  read_resolution(parts);
+  read_metadata(parts, model->metadata());
   return parts;
+}
+
+void read_metadata(ModelParts& parts, const Metadata& metadata) {
+  read_scheduler(parts, metadata);
+  read_resolution(parts, metadata);
 }
 
 void require_complete(const ModelParts& parts) {

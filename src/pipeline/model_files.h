@@ -43,6 +43,11 @@ struct ModelParts {
 /// `detect_model`.
 ModelParts find_parts(const ModelFiles& files);
 
+/// Takes from `metadata` what the tensors do not tell: a diffusers scheduler's kind of prediction
+/// and noise levels, and the picture size of `modelspec.resolution`; values that make no sense are
+/// left out. Throws `unsupported` for a kind of prediction that no sampler here integrates.
+void read_metadata(ModelParts& parts, const Metadata& metadata);
+
 /// Throws `mismatch` naming the option that helps if a part that drawing needs is missing.
 void require_complete(const ModelParts& parts);
 
