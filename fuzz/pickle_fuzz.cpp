@@ -13,6 +13,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         ATELIER_FUZZ_REQUIRE(item < tree.values.size());
       ATELIER_FUZZ_REQUIRE(value.kind != atelier::PickleKind::dict || value.items.size() % 2 == 0);
       ATELIER_FUZZ_REQUIRE(value.kind != atelier::PickleKind::call || value.global != nullptr);
+      if (value.kind != atelier::PickleKind::call) continue;
       atelier::fuzz::attempt([&] {
         const atelier::TorchTensor tensor = atelier::torch_tensor(tree, value, "tensor");
         atelier::encoded_size(tensor.shape, tensor.encoding, "tensor");
