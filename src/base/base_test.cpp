@@ -69,6 +69,7 @@ TEST(MappedFile, GivesTheBytesAndOutlivesItsHandle) {
   {
     const MappedFile file = MappedFile::open(folder.path / "a");
     file.will_need(0, 1 << 20);
+    file.wont_need(0, 1 << 20);
     copy = file;
   }
   ASSERT_EQ(copy.bytes().size(), 5u);

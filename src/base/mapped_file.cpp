@@ -28,7 +28,7 @@ namespace {
 MappedFile MappedFile::open(const std::filesystem::path& path) {
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (descriptor < 0) throw_open(path, errno);
-  struct stat status{};
+  struct stat status {};
   if (::fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
     ::close(descriptor);
     throw Error(ErrorCode::unreadable,
@@ -55,11 +55,19 @@ MappedFile MappedFile::open(const std::filesystem::path& path) {
 }
 
 void MappedFile::will_need(size_t offset, size_t size) const {
+  advise(offset, size, MADV_WILLNEED);
+}
+
+void MappedFile::wont_need(size_t offset, size_t size) const {
+  advise(offset, size, MADV_DONTNEED);
+}
+
+void MappedFile::advise(size_t offset, size_t size, int advice) const {
   if (offset >= bytes_.size()) return;
   const size_t page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
   const size_t begin = offset / page * page;
   const size_t end = offset + std::min(size, bytes_.size() - offset);
-  ::madvise(const_cast<std::byte*>(bytes_.data()) + begin, end - begin, MADV_WILLNEED);
+  ::madvise(const_cast<std::byte*>(bytes_.data()) + begin, end - begin, advice);
 }
 
 AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {

@@ -20,8 +20,13 @@ class MappedFile {
   const std::filesystem::path& path() const { return path_; }
   /// Starts reading a range of the file in the background; a hint, never fails.
   void will_need(size_t offset, size_t size) const;
+  /// Lets the range's pages leave this process's memory; a hint. Bytes stay valid: they are read
+  /// again when touched.
+  void wont_need(size_t offset, size_t size) const;
 
  private:
+  void advise(size_t offset, size_t size, int advice) const;
+
   std::shared_ptr<const void> mapping_;
   std::span<const std::byte> bytes_;
   std::filesystem::path path_;

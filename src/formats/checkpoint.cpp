@@ -164,6 +164,11 @@ void Checkpoint::will_need(std::string_view name) const {
     files_[found->second.shard].will_need(found->second.offset, found->second.size);
 }
 
+void Checkpoint::wont_need(std::string_view name) const {
+  if (const auto found = tensors_.find(name); found != tensors_.end())
+    files_[found->second.shard].wont_need(found->second.offset, found->second.size);
+}
+
 std::shared_ptr<const Checkpoint> open_checkpoint(const std::filesystem::path& path) {
   return std::shared_ptr<const Checkpoint>(new Checkpoint(path));
 }

@@ -36,6 +36,7 @@ class Checkpoint final : public TensorSource {
   const TensorTable& tensors() const override { return tensors_; }
   std::span<const std::byte> bytes(std::string_view name) const override;
   void will_need(std::string_view name) const override;
+  void wont_need(std::string_view name) const override;
   std::string label() const override { return path_.string(); }
   const Metadata& metadata() const override { return metadata_; }
   std::string format() const override { return format_; }

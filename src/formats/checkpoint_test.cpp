@@ -41,6 +41,8 @@ TEST(Checkpoint, KnowsKindsByContentNotByName) {
             file->files()[0].bytes().data() + file->tensors().at("a").offset);
   file->will_need("a");
   file->will_need("no such tensor");
+  file->wont_need("a");
+  file->wont_need("no such tensor");
   EXPECT_EQ(error_of([&] { file->bytes("b"); }).code(), ErrorCode::not_found);
 }
 

@@ -55,6 +55,13 @@ void MergedSource::will_need(std::string_view name) const {
   part.source->will_need(name.substr(part.prefix.size()));
 }
 
+void MergedSource::wont_need(std::string_view name) const {
+  const auto found = tensors_.find(name);
+  if (found == tensors_.end()) return;
+  const SourcePart& part = part_of(found->second);
+  part.source->wont_need(name.substr(part.prefix.size()));
+}
+
 std::shared_ptr<const TensorSource> with_prefix(std::string prefix,
                                                 std::shared_ptr<const TensorSource> source) {
   std::string label = source->label(), format = source->format();

@@ -26,6 +26,7 @@ class MergedSource final : public TensorSource {
   const TensorTable& tensors() const override { return tensors_; }
   std::span<const std::byte> bytes(std::string_view name) const override;
   void will_need(std::string_view name) const override;
+  void wont_need(std::string_view name) const override;
   std::string label() const override { return label_; }
   const Metadata& metadata() const override { return metadata_; }
   std::string format() const override { return format_; }

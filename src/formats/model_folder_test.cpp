@@ -50,6 +50,8 @@ TEST(ModelFolder, PresentsComponentsUnderTheirNames) {
   EXPECT_TRUE(source->metadata().contains("model_index.json"));
   source->will_need("vae.w");
   source->will_need("none");
+  source->wont_need("vae.w");
+  source->wont_need("none");
   EXPECT_EQ(error_of([&] { source->bytes("w"); }).code(), ErrorCode::not_found);
 }
 

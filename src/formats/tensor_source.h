@@ -45,6 +45,9 @@ class TensorSource {
   virtual std::span<const std::byte> bytes(std::string_view name) const = 0;
   /// Starts fetching a tensor's bytes in the background; a hint, never fails.
   virtual void will_need(std::string_view name) const = 0;
+  /// Lets a tensor's bytes leave memory where they can be read again when touched; a hint, never
+  /// fails and invalidates nothing.
+  virtual void wont_need(std::string_view) const {}
   /// What the user calls it: the path, for messages.
   virtual std::string label() const = 0;
   /// Text metadata (safetensors `__metadata__`, GGUF scalars as text), by key.

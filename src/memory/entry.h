@@ -31,6 +31,8 @@ class Weight::Entry {
   at::Tensor pin();
   bool prepared() const { return ready_.load(std::memory_order_acquire); }
   bool on_demand() const { return form_.on_demand; }
+  /// Starts fetching the stored bytes.
+  void will_need() const;
   /// Size as stored, a measure of the work of preparing.
   int64_t stored_bytes() const;
   const std::vector<Operand>& operands() const { return operands_; }
@@ -38,6 +40,8 @@ class Weight::Entry {
   const std::shared_ptr<Residency::State>& state() const { return state_; }
 
  private:
+  void release_stored() const;
+
   std::shared_ptr<Residency::State> state_;
   std::vector<Operand> operands_;
   Form form_;

@@ -7,6 +7,9 @@
 #include "memory/entry.h"
 
 namespace atelier {
+namespace {
+constexpr size_t kAhead = 8;  // weights whose bytes are asked for before their turn
+}
 
 void Residency::State::add_entry(const std::shared_ptr<Weight::Entry>& entry) {
   const std::lock_guard lock(mutex);
@@ -44,7 +47,10 @@ void Residency::prepare_all(const std::function<bool(double)>& progress) {
         waiting.push_back(std::move(entry));
       }
   }
-  for (auto& entry : waiting) {
+  for (size_t i = 0; i < std::min(waiting.size(), kAhead); ++i) waiting[i]->will_need();
+  for (size_t i = 0; i < waiting.size(); ++i) {
+    if (i + kAhead < waiting.size()) waiting[i + kAhead]->will_need();
+    std::shared_ptr<Weight::Entry>& entry = waiting[i];
     entry->pin();
     done += entry->stored_bytes();
     entry.reset();

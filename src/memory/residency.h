@@ -21,8 +21,8 @@ class Residency {
   Weight bind(Operand operand, Form form, const Compute& compute);
 
   /// Prepares every weight that has handles, is not prepared yet and whose form is not `on_demand`,
-  /// in the order of binding, and lets go of the files' pages behind it. `progress` is told the share done (0 to 1) now and
-  /// then; returning false stops early.
+  /// in the order of binding, and lets go of the files' pages behind it. `progress` is told the
+  /// share done (0 to 1) now and then; returning false stops early.
   void prepare_all(const std::function<bool(double)>& progress = {});
 
   /// Bytes of prepared weights at this moment, and the most there have been.

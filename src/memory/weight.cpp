@@ -2,6 +2,8 @@
 #include "memory/weight.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/grad_mode.h>
+#include <c10/core/InferenceMode.h>
 
 #include "base/error.h"
 #include "memory/entry.h"
@@ -155,18 +157,37 @@ Weight::Entry::~Entry() { state_->count(-bytes_); }
 int64_t Weight::Entry::stored_bytes() const {
   int64_t bytes = 0;
   for (const Operand& operand : operands_)
-    for (const WeightPart& part : operand.parts)
-      bytes += static_cast<int64_t>(bytes_of(part, info_of(part)).size());
+    for (const WeightPart& part : operand.parts) bytes += static_cast<int64_t>(info_of(part).size);
   return bytes;
+}
+
+void Weight::Entry::will_need() const {
+  for (const Operand& operand : operands_)
+    for (const WeightPart& part : operand.parts) part.source->will_need(part.name);
+}
+
+// Unless the prepared tensor is a view of them.
+void Weight::Entry::release_stored() const {
+  const void* const prepared = prepared_.is_mkldnn() ? nullptr : prepared_.const_data_ptr();
+  for (const Operand& operand : operands_)
+    for (const WeightPart& part : operand.parts) {
+      const std::span<const std::byte> bytes = part.source->bytes(part.name);
+      const bool viewed = prepared >= bytes.data() && prepared < bytes.data() + bytes.size();
+      if (!viewed) part.source->wont_need(part.name);
+    }
 }
 
 at::Tensor Weight::Entry::pin() {
   if (prepared()) return prepared_;
   const std::lock_guard lock(mutex_);
   if (prepared()) return prepared_;
+  // Outside inference mode whoever comes first, so that the tensor is the same kind for everyone.
+  const c10::InferenceMode off(false);
+  const at::NoGradGuard no_gradients;
   prepared_ = form_.prepare(Operands(operands_), compute_);
   bytes_ = prepared_bytes(prepared_);
   state_->count(bytes_);
+  release_stored();
   ready_.store(true, std::memory_order_release);
   return prepared_;
 }

@@ -2,6 +2,8 @@
 #include "nn/cpu.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/record_function.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <atomic>
@@ -11,6 +13,22 @@
 
 namespace atelier::nn::cpu {
 namespace {
+
+/// Shows a kernel's run to libtorch's profilers as "kind detail, N GFLOP"; costs next to nothing
+/// when none listens.
+class Recorded {
+ public:
+  template <class Detail>
+  Recorded(std::string_view kind, int64_t flops, const Detail& detail) {
+    if (!record_.isActive()) return;
+    name_ = fmt::format("{} {}, {:.3f} GFLOP", kind, detail(), static_cast<double>(flops) * 1e-9);
+    record_.before(std::string_view(name_));
+  }
+
+ private:
+  std::string name_;  // outlives the record that views it
+  at::RecordFunction record_{at::RecordScope::USER_SCOPE};
+};
 
 /// Kernels' tasks on libtorch's threads, handed out in small runs so that a thread the system
 /// slows down does not hold the others up.
@@ -67,8 +85,12 @@ Tensor channels_last(const Tensor& x) { return x.contiguous(at::MemoryFormat::Ch
 void run_linear(const CpuLinear& layer, const Tensor& x, const Tensor& packed, const Tensor& bias,
                 Tensor& y, bool accumulate) {
   const Tensor rows = x.contiguous();
+  const int64_t count = rows.numel() / layer.inputs;
+  const Recorded record(
+      accumulate ? "linear+" : "linear", 2 * count * layer.inputs * layer.outputs,
+      [&] { return fmt::format("{}>{} x{}", layer.inputs, layer.outputs, count); });
   kernels().linear(layer,
-                   {.rows = rows.numel() / layer.inputs,
+                   {.rows = count,
                     .x = rows.const_data_ptr(),
                     .x_stride = layer.inputs,
                     .packed = packed.const_data_ptr(),
@@ -82,6 +104,11 @@ void run_linear(const CpuLinear& layer, const Tensor& x, const Tensor& packed, c
 void run_conv(const CpuConv& layer, const Tensor& x, const Tensor& packed, const Tensor& bias,
               Tensor& y, bool accumulate) {
   const Tensor picture = channels_last(x);
+  const int64_t taps = layer.kernel * layer.kernel * layer.inputs;
+  const Recorded record(accumulate ? "conv+" : "conv", 2 * taps * y.numel(), [&] {
+    return fmt::format("{0}x{0} {1}>{2} @{3}x{4} x{5}", layer.kernel, layer.inputs, layer.outputs,
+                       y.size(2), y.size(3), y.size(0));
+  });
   kernels().conv(layer,
                  {.input = {x.size(0), x.size(2), x.size(3)},
                   .x = picture.const_data_ptr(),
@@ -185,6 +212,7 @@ Tensor group_norm(const GroupNormArguments& norm, const Tensor& x, const Tensor&
   const int64_t skipped = second.defined() ? second.size(1) : 0;
   Tensor y = empty_picture(x, x.size(1) + skipped, x.size(2), x.size(3));
   if (joined) *joined = skipped ? at::empty_like(y) : first;
+  const Recorded record("group_norm", 0, [&] { return to_string(y.sizes().vec()); });
   kernels().group_norm({.type = type_of(x),
                         .batch = x.size(0),
                         .pixels = x.size(2) * x.size(3),
@@ -207,6 +235,7 @@ Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, dou
   const Tensor rows = x.contiguous();
   Tensor y = at::empty_like(rows);
   const int64_t channels = x.size(-1);
+  const Recorded record("layer_norm", 0, [&] { return to_string(y.sizes().vec()); });
   kernels().layer_norm({.type = type_of(x),
                         .rows = rows.numel() / channels,
                         .channels = channels,
@@ -226,6 +255,7 @@ Tensor geglu(const Tensor& x) {
   at::DimVector sizes(x.sizes());
   sizes.back() /= 2;
   Tensor y = at::empty(sizes, x.options());
+  const Recorded record("geglu", 0, [&] { return to_string(y.sizes().vec()); });
   kernels().geglu({.type = type_of(x),
                    .rows = y.numel() / y.size(-1),
                    .channels = y.size(-1),
@@ -237,6 +267,7 @@ Tensor geglu(const Tensor& x) {
 
 void activate(Tensor& x, CpuActivation activation) {
   ATELIER_CHECK(x.is_non_overlapping_and_dense());
+  const Recorded record("activation", 0, [&] { return to_string(x.sizes().vec()); });
   kernels().activate({.type = type_of(x),
                       .activation = activation,
                       .count = x.numel(),
@@ -269,6 +300,7 @@ Tensor upsample2(const Tensor& x) {
 Tensor interleave_phases(const Tensor& x) {
   const Tensor phases = channels_last(x);
   const int64_t h = x.size(2) - 1, w = x.size(3) - 1;
+  const Recorded record("interleave", 0, [&] { return to_string(x.sizes().vec()); });
   Tensor y = empty_picture(x, x.size(1) / 4, 2 * h, 2 * w);
   kernels().interleave_phases(doubling(phases, h, w, y), kParallel);
   return y;
@@ -293,6 +325,7 @@ PackedKeys pack_keys(const Tensor& k, const Tensor& v, int64_t heads) {
   PackedKeys keys{{}, k.size(0), k.size(1), heads, k.size(2) / heads};
   const CpuAttention shape = shape_of(keys, type_of(k), 1, false);
   keys.bytes = bytes(kernels().packed_kv_bytes(shape));
+  const Recorded record("pack_kv", 0, [&] { return to_string(k.sizes().vec()); });
   kernels().pack_kv(shape, heads_of(k, keys.head_size), heads_of(v, keys.head_size),
                     keys.bytes.mutable_data_ptr(), kParallel);
   return keys;
@@ -308,6 +341,10 @@ Tensor attend(const Tensor& q, const PackedKeys& keys, const Tensor& mask, bool 
     if (added.stride(3) != 1) added = added.contiguous();
     seen = {added.const_data_ptr<float>(), added.stride(0), added.stride(1), added.stride(2)};
   }
+  const Recorded record("attention", 4 * q.numel() * keys.keys, [&] {
+    return fmt::format("{}x{}x{} x{}", q.size(1), keys.keys, keys.head_size,
+                       keys.batch * keys.heads);
+  });
   kernels().attend(shape, heads_of(q, keys.head_size), keys.bytes.const_data_ptr(), seen,
                    heads_of(out, keys.head_size), kParallel);
   return out;
