@@ -48,15 +48,29 @@ inline std::shared_ptr<MemorySource> editable(const TensorSource& from) {
   return copy;
 }
 
-/// The same weights under the names of the golden folder's names.json.
-inline std::shared_ptr<MemorySource> renamed(const TensorSource& from, const std::string& in) {
+/// A tensor of a golden under the name and shape the diffusers layout has for it.
+struct Name {
+  std::string to, from;
+  Shape shape;
+};
+
+/// The golden folder's names.json.
+inline std::vector<Name> names(const std::string& in) {
   std::ifstream file(folder(in) / "names.json");
   std::ostringstream text;
   text << file.rdbuf();
+  const Json rows = parse_json(text.str(), "names.json");
+  std::vector<Name> result;
+  for (const auto& [name, row] : rows.items())
+    result.push_back({name, row["from"], row["shape"].get<Shape>()});
+  return result;
+}
+
+/// The same weights in the diffusers layout.
+inline std::shared_ptr<MemorySource> renamed(const TensorSource& from, const std::string& in) {
   auto result = std::make_shared<MemorySource>("renamed");
-  const Json names = Json::parse(text.str());
-  for (const auto& [name, row] : names.items())
-    result->put(name, tensor(from, row["from"]).reshape(row["shape"].get<Shape>()));
+  for (const Name& name : names(in))
+    result->put(name.to, tensor(from, name.from).reshape(name.shape));
   return result;
 }
 

@@ -49,7 +49,8 @@ struct Echo final : TextEncoder {
 struct Conditions : ::testing::Test {
   Letters letters;
   Echo l{3}, g{5};
-  PartDef<TextEncoder> l_def{.name = "clip_l"}, g_def{.name = "clip_g"};
+  PartDef<TextEncoder> l_def{"clip_l", {}, {}, nullptr, nullptr};
+  PartDef<TextEncoder> g_def{"clip_g", {}, {}, nullptr, nullptr};
   std::array<TextPart, 2> parts{{{&l_def, {}}, {&g_def, {}}}};
 
   ModelDef sd1() const {
@@ -85,12 +86,10 @@ TEST_F(Conditions, AWeightMovesATokenFromWhatTheEmptyPromptSaysThere) {
   const at::Tensor plain = encode("ab c").context, empty = encode("").context;
   const at::Tensor weighted = encode("(ab:1.5) c").context;
   for (int64_t t = 0; t < 77; ++t) {
-    const double w = t == 1 || t == 2 ? 1.5 : 1.0;
-    const at::Tensor want = empty[0][t] + w * (plain[0][t] - empty[0][t]);
-    EXPECT_TRUE(at::allclose(weighted[0][t], want)) << t;
-    if (w == 1.0) {
-      EXPECT_TRUE(at::equal(weighted[0][t], plain[0][t])) << t;
-    }
+    const bool heavy = t == 1 || t == 2;
+    const at::Tensor want = empty[0][t] + 1.5 * (plain[0][t] - empty[0][t]);
+    EXPECT_TRUE(heavy ? at::allclose(weighted[0][t], want) : at::equal(weighted[0][t], plain[0][t]))
+        << t;
   }
 }
 
@@ -129,7 +128,8 @@ TEST_F(Conditions, TwoEncodersStandSideBySide) {
 }
 
 TEST_F(Conditions, TheVectorIsPooledStateAndSinusoidsOfTheSizes) {
-  const EncodedPrompt prompt{.context = at::zeros({1, 77, 8}), .pooled = at::ones({1, 5})};
+  const EncodedPrompt prompt{
+      .context = at::zeros({1, 77, 8}), .pooled = at::ones({1, 5}), .warnings = {}};
   const PictureMeasures m{.width = 832,
                           .height = 1216,
                           .crop_x = 4,
@@ -149,7 +149,8 @@ TEST_F(Conditions, TheVectorIsPooledStateAndSinusoidsOfTheSizes) {
 }
 
 TEST_F(Conditions, TheRefinerIsToldAScoreInsteadOfATarget) {
-  const EncodedPrompt prompt{.context = at::zeros({1, 77, 8}), .pooled = at::ones({1, 5})};
+  const EncodedPrompt prompt{
+      .context = at::zeros({1, 77, 8}), .pooled = at::ones({1, 5}), .warnings = {}};
   ModelDef refiner = sdxl();
   refiner.vector = VectorKind::sdxl_refiner;
   const at::Tensor vector = condition(refiner, prompt, {.score = 2.5}).vector;
