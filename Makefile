@@ -14,8 +14,8 @@ build: setup ## build everything into build/release
 	@cmake --preset release >/dev/null
 	@cmake --build $(BUILD) -j $(JOBS)
 
-demo: build ## draw a contact sheet with the small model of the repository
-	@tools/demo.sh $(BUILD)/bin/atelier
+demo: build ## draw a contact sheet; MODEL=FILE names a checkpoint
+	@tools/demo.sh $(BUILD)/bin/atelier $(MODEL)
 
 test: build ## run every test
 	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
