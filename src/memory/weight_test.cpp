@@ -107,6 +107,47 @@ TEST_F(WeightTest, PreparingStopsWhenAsked) {
   EXPECT_EQ(residency.weight_bytes(), Bytes(48));
 }
 
+// Counts what it is told of each tensor.
+class ToldSource final : public TensorSource {
+ public:
+  explicit ToldSource(std::shared_ptr<const TensorSource> source) : source_(std::move(source)) {}
+  const TensorTable& tensors() const override { return source_->tensors(); }
+  std::span<const std::byte> bytes(std::string_view name) const override {
+    return source_->bytes(name);
+  }
+  void will_need(std::string_view name) const override { ++wanted[std::string(name)]; }
+  void wont_need(std::string_view name) const override { ++dropped[std::string(name)]; }
+  std::string label() const override { return source_->label(); }
+  const Metadata& metadata() const override { return source_->metadata(); }
+  mutable std::map<std::string, int> wanted, dropped;
+
+ private:
+  std::shared_ptr<const TensorSource> source_;
+};
+
+TEST_F(WeightTest, LetsGoOfStoredBytesThatItDoesNotView) {
+  const auto told = std::make_shared<ToldSource>(source);
+  const auto bind_told = [&](const std::string& name) {
+    return residency.bind(
+        {{{told, name, 0, source->tensor(name).size(0)}}, source->tensor(name).sizes().vec()},
+        plain_form(), {.device = {}, .dtype = at::kFloat});
+  };
+  const Weight viewed = bind_told("a"), decoded = bind_told("b");
+  residency.prepare_all();
+  EXPECT_EQ(told->wanted, (std::map<std::string, int>{{"a", 1}, {"b", 1}}));
+  EXPECT_EQ(told->dropped, (std::map<std::string, int>{{"b", 1}}));
+}
+
+TEST_F(WeightTest, WhatFewRunsNeedIsPreparedOnDemand) {
+  Form form = plain_form();
+  form.on_demand = true;
+  const Weight rare = bind("a").as(form);
+  residency.prepare_all();
+  EXPECT_EQ(residency.weight_bytes(), Bytes(0));
+  EXPECT_EQ(rare.pin()->numel(), 24);
+  EXPECT_EQ(residency.weight_bytes(), Bytes(48));
+}
+
 TEST_F(WeightTest, APinOutlivesItsWeight) {
   std::optional<Pin> pin;
   {

@@ -3,8 +3,10 @@
 // its layout; deciding shapes as in ComfyUI's model detection.
 #include <ATen/ATen.h>
 
+#include <optional>
+
 #include "base/error.h"
-#include "models/config_reading.h"
+#include "base/json.h"
 #include "models/unet.h"
 
 namespace atelier {
@@ -14,13 +16,44 @@ namespace {
 bool sd2_predicts_v(const Scope& w, const UNetConfig& c) {
   const auto last = static_cast<int64_t>(c.output.size()) - 1;
   const Scope norm = w / "output_blocks" / last / "1" / "transformer_blocks" / "0" / "norm1";
+  if (!norm.has("bias")) return false;
   const Weight bias = norm.weight("bias", {c.output.back().out}).as(fp32_form());
   return bias && bias.pin()->std().item<double>() > 0.09;
 }
 
-std::unique_ptr<DiffusionModel> build_sd1(const Scope& w) {
-  return make_unet(read_unet_config(w), w);
+// Fine-tuned XL files say in empty tensors at top level how they were trained.
+void read_marks(ModelTraits& traits, const TensorSource& file) {
+  for (const std::string_view key : {"edm_mean", "edm_vpred.sigma_max"})
+    if (file.tensors().contains(key))
+      throw Error(ErrorCode::unsupported,
+                  {.subject = file.label(), .expected = "EDM noise levels are not supported"});
+  if (file.tensors().contains("v_pred")) traits.output = OutputKind::v;
+  traits.zero_terminal_snr = file.tensors().contains("ztsnr");
 }
+
+// A diffusers folder says the same, for any family, in its scheduler's config.
+void read_scheduler(ModelTraits& traits, const TensorSource& file) {
+  constexpr std::string_view kConfig = "scheduler/scheduler_config.json";
+  const auto found = file.metadata().find(kConfig);
+  if (found == file.metadata().end()) return;
+  const std::string subject = file.label() + "/" + std::string(kConfig);
+  const Json config = parse_json(found->second, subject);
+  if (!config.is_object()) return;
+  const Json kind = config.value("prediction_type", Json("epsilon"));
+  if (kind != "epsilon" && kind != "v_prediction")
+    throw Error(ErrorCode::unsupported, {.subject = subject,
+                                         .expected = "prediction_type epsilon or v_prediction",
+                                         .found = kind.dump()});
+  traits.output = kind == "epsilon" ? OutputKind::eps : OutputKind::v;
+  traits.zero_terminal_snr = config.value("rescale_betas_zero_snr", Json(false)) == true;
+}
+
+std::unique_ptr<DiffusionModel> finish(UNetConfig c, const Scope& w) {
+  read_scheduler(c.traits, *w.keys().source());
+  return make_unet(std::move(c), w);
+}
+
+std::unique_ptr<DiffusionModel> build_sd1(const Scope& w) { return finish(read_unet_config(w), w); }
 
 std::unique_ptr<DiffusionModel> build_sd2(const Scope& w) {
   UNetConfig c = read_unet_config(w);
@@ -29,42 +62,53 @@ std::unique_ptr<DiffusionModel> build_sd2(const Scope& w) {
     c.traits.output = OutputKind::v;
     c.traits.native_size = 768;
   }
-  return make_unet(std::move(c), w);
+  return finish(std::move(c), w);
 }
 
-// Fine-tuned XL files say in empty tensors at top level how they were trained.
 std::unique_ptr<DiffusionModel> build_sdxl(const Scope& w) {
   UNetConfig c = read_unet_config(w);
   c.traits.native_size = 1024;
-  const TensorSource& file = *w.keys().source();
-  for (const std::string_view key : {"edm_mean", "edm_vpred.sigma_max"})
-    if (file.tensors().contains(key))
-      throw Error(ErrorCode::unsupported,
-                  {.subject = file.label(), .expected = "EDM noise levels are not supported"});
-  if (file.tensors().contains("v_pred")) c.traits.output = OutputKind::v;
-  c.traits.zero_terminal_snr = file.tensors().contains("ztsnr");
-  return make_unet(std::move(c), w);
+  read_marks(c.traits, *w.keys().source());
+  return finish(std::move(c), w);
 }
 
-int64_t vector_width(const Scope& w) {
-  return w.has("label_emb.0.0.weight") ? checked_shape(w, "label_emb.0.0.weight", 2)[1] : 0;
-}
-bool is_unet(const Scope& w) {
-  return w.has("out.2.weight") && w.has("middle_block.1.transformer_blocks.0.attn2.to_k.weight");
-}
-bool has_matrices(const Scope& w) { return w.shape("middle_block.1.proj_in.weight").size() == 2; }
+// ---- telling the families apart
+
 // The vector is the prompt's pooled state and some sizes in 256 sinusoids each: six for XL, five
 // for the refiner, whose pooled state is as wide as its prompt.
-bool has_refiner_vector(const Scope& w) {
-  const Shape key = checked_shape(w, "middle_block.1.transformer_blocks.0.attn2.to_k.weight", 2);
-  return vector_width(w) == key[1] + 5 * 256;
+constexpr int64_t kXlSizes = 6 * 256, kRefinerSizes = 5 * 256;
+
+struct Deciding {
+  bool unet = false, matrices = false;
+  int64_t vector = 0, context = 0;
+  bool refiner() const { return vector == context + kRefinerSizes; }
+};
+
+Deciding deciding(const Scope& w) {
+  const std::optional<Scope> transformer = find_transformer(w);
+  if (!transformer || !w.has("out.2.weight")) return {};
+  return {.unet = true,
+          .matrices = projects_by_matrix(*transformer),
+          .vector = read_vector_width(w),
+          .context = read_context_width(*transformer)};
 }
-bool fits_sd1(const Scope& w) { return is_unet(w) && !vector_width(w) && !has_matrices(w); }
-bool fits_sd2(const Scope& w) { return is_unet(w) && !vector_width(w) && has_matrices(w); }
+
+bool fits_sd1(const Scope& w) {
+  const Deciding d = deciding(w);
+  return d.unet && !d.vector && !d.matrices;
+}
+bool fits_sd2(const Scope& w) {
+  const Deciding d = deciding(w);
+  return d.unet && !d.vector && d.matrices;
+}
 bool fits_sdxl(const Scope& w) {
-  return is_unet(w) && vector_width(w) > 6 * 256 && !has_refiner_vector(w);
+  const Deciding d = deciding(w);
+  return d.unet && d.vector > kXlSizes && !d.refiner();
 }
-bool fits_refiner(const Scope& w) { return is_unet(w) && has_refiner_vector(w); }
+bool fits_refiner(const Scope& w) {
+  const Deciding d = deciding(w);
+  return d.unet && d.vector && d.refiner();
+}
 
 constexpr KeyRule kDiffusers[] = {
     {"time_embed.0", {"time_embedding.linear_1"}},

@@ -119,10 +119,10 @@ struct Stage : Block<UNetConfig> {
 
 struct Middle : Block<UNetConfig> {
   Middle(Scope scope, const UNetConfig& config, LinearParts& shifts)
-      : Block(std::move(scope), config), first(w / "0", c, c.middle(), c.middle(), shifts) {
+      : Block(std::move(scope), config), first(w / "0", c, c.middle_width, c.middle_width, shifts) {
     if (!c.middle_depth) return;
-    transformer.emplace(w / "1", c, c.middle(), c.middle_depth);
-    second.emplace(w / "2", c, c.middle(), c.middle(), shifts);
+    transformer.emplace(w / "1", c, c.middle_width, c.middle_depth);
+    second.emplace(w / "2", c, c.middle_width, c.middle_width, shifts);
   }
   ResBlock first;
   std::optional<SpatialTransformer> transformer;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "models/model.h"
@@ -20,7 +21,7 @@ struct UNetStage {
 struct UNetConfig {
   ModelTraits traits;
   int64_t base = 0, embedding = 0;
-  int64_t middle_depth = 0;
+  int64_t middle_width = 0, middle_depth = 0;  // depth 0: a lone residual block
   int64_t head_channels = 0;  // 0: eight heads at every width
   bool fp32_scores = false;
   std::vector<UNetStage> input, output;  // without input block 0, the first convolution
@@ -28,8 +29,15 @@ struct UNetConfig {
     const int64_t count = head_channels ? std::max<int64_t>(1, width / head_channels) : 8;
     return {.count = count, .fp32 = fp32_scores};
   }
-  int64_t middle() const { return output.front().out; }
 };
+
+/// The first place with a transformer, below which its shapes are read; none in a file that is no
+/// UNet of this kind.
+std::optional<Scope> find_transformer(const Scope& w);
+int64_t read_context_width(const Scope& transformer);
+bool projects_by_matrix(const Scope& transformer);
+/// Inputs of the vector's embedding, or 0.
+int64_t read_vector_width(const Scope& w);
 
 /// Reads the config from shapes. Throws `mismatch` if a needed tensor is absent or the blocks'
 /// widths do not follow from one another.

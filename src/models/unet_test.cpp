@@ -1,11 +1,13 @@
 // The UNet families against diffusers: every block and the whole, both layouts, bf16, detection,
 // and what is said of files and inputs that do not fit.
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "formats/merged_source.h"
 #include "models/golden_files.h"
 #include "models/model.h"
 
@@ -96,6 +98,17 @@ TEST_P(UNet, RepeatsToTheByteAndLeavesItsInputAlone) {
   EXPECT_TRUE(at::equal(in.x, x));
 }
 
+TEST_P(UNet, GivesTheSameBytesOnOneThreadAsOnTwo) {
+  const auto net = load(weights, at::kBFloat16);
+  const int before = at::get_num_threads();
+  at::set_num_threads(1);
+  const at::Tensor one = net->model->forward(input(*expected));
+  at::set_num_threads(2);
+  const at::Tensor two = net->model->forward(input(*expected));
+  at::set_num_threads(before);
+  EXPECT_TRUE(at::equal(one, two));
+}
+
 TEST_P(UNet, ABatchElementIsWhatItIsAlone) {
   const auto net = load(weights);
   const DiffusionInput both = input(*expected);
@@ -161,6 +174,22 @@ TEST(UNetFiles, OfXlSayInMarksHowTheyWereTrained) {
   EXPECT_THROW(load(plain), Error);
 }
 
+TEST(UNetFiles, OfAFolderAreTrainedAsItsSchedulerSays) {
+  const auto unet = golden::source("unet_sd1", "model");
+  const auto traits = [&](const std::string& config) {
+    const auto folder = std::make_shared<MergedSource>(
+        "folder", "diffusers folder", std::vector<SourcePart>{{"unet.", unet}},
+        Metadata{{"scheduler/scheduler_config.json", config}});
+    return load(folder)->model->traits();
+  };
+  EXPECT_EQ(traits("{}").output, OutputKind::eps);
+  const ModelTraits v =
+      traits(R"({"prediction_type": "v_prediction", "rescale_betas_zero_snr": true})");
+  EXPECT_EQ(v.output, OutputKind::v);
+  EXPECT_TRUE(v.zero_terminal_snr);
+  EXPECT_THROW(traits(R"({"prediction_type": "sample"})"), Error);
+}
+
 std::string message(const std::function<void()>& run, ErrorCode code) {
   try {
     run();
@@ -188,6 +217,16 @@ TEST(UNetFiles, WhoseBlocksDoNotFollowFromOneAnotherAreRefused) {
   const auto weights = golden::editable(*golden::source("unet_sd1", "model"));
   for (const auto& [name, info] : TensorTable(weights->tensors()))
     if (name.starts_with("output_blocks.5.")) weights->remove(name);
+  message([&] { load(weights); }, ErrorCode::mismatch);
+}
+
+TEST(UNetFiles, WhoseWidthsNormsCannotGroupAreRefused) {
+  const auto weights = golden::editable(*golden::source("unet_inpaint", "model"));
+  for (const auto& [name, info] : TensorTable(weights->tensors())) {
+    Shape shape = info.shape;
+    for (int64_t& extent : shape) extent = extent % 32 == 0 ? extent / 32 * 40 : extent;
+    weights->put(name, at::zeros(shape));
+  }
   message([&] { load(weights); }, ErrorCode::mismatch);
 }
 
