@@ -133,6 +133,18 @@ TEST(Malformed, PngHeadersThatLie) {
   refusal(unchecked);
 }
 
+TEST(Malformed, PngChunksAboutOtherThingsAreNotBelieved) {
+  FileContent file = golden_file("texts.png");
+  const Image plain = decode_image(file, "plain");
+  const std::string text(reinterpret_cast<const char*>(file.data()), file.size());
+  const size_t chunk = text.find("tEXt");
+  ASSERT_NE(chunk, text.npos);
+  file[chunk + 9] ^= std::byte{1};  // its checksum is wrong now
+  EXPECT_EQ(decode_image(file, "damaged text"), plain);
+  file[chunk - 4] = std::byte{0x7F};  // 2 GiB of text
+  refusal(file);
+}
+
 TEST(Malformed, DamagedPixelsAreErrors) {
   FileContent png = golden_file("rgb.png");
   png[png.size() / 2] ^= std::byte{0x10};

@@ -14,6 +14,7 @@ inline constexpr std::string_view kPngSignature("\x89PNG\r\n\x1a\n", 8);
 struct PngChunk {
   std::string_view type;
   FileBytes data;
+  FileBytes whole;  // with length, type and checksum
   bool intact = false;
 };
 

@@ -15,9 +15,17 @@ namespace {
 /// No deflate stream unpacks to more than this many times its size.
 constexpr int64_t kMaxDeflateRatio = 1032;
 
+/// The part of a file that libpng sees: its signature and the chunks that matter to the pixels.
+/// It would unpack texts and profiles without bound, and believe their lengths.
+struct Pixels {
+  std::vector<FileBytes> pieces;
+  int orientation = 1;
+};
+
 /// Where libpng reads from and what it last complained about.
 struct Source {
-  FileBytes rest;
+  std::span<const FileBytes> pieces;
+  size_t used = 0;  // of the first piece
   std::jmp_buf jump;
   std::array<char, 96> message = {};
 };
@@ -32,36 +40,50 @@ void on_warning(png_structp, png_const_charp) {}
 
 void on_read(png_structp png, png_bytep to, size_t size) {
   auto* source = static_cast<Source*>(png_get_io_ptr(png));
-  if (size > source->rest.size()) png_error(png, "the file ends too soon");
-  std::memcpy(to, source->rest.data(), size);
-  source->rest = source->rest.subspan(size);
+  while (size > 0) {
+    if (source->pieces.empty()) png_error(png, "the file ends too soon");
+    const FileBytes rest = source->pieces.front().subspan(source->used);
+    const size_t taken = std::min(size, rest.size());
+    std::memcpy(to, rest.data(), taken);
+    to += taken;
+    size -= taken;
+    source->used += taken;
+    if (taken < rest.size()) continue;
+    source->pieces = source->pieces.subspan(1);
+    source->used = 0;
+  }
 }
 
-/// Refuses a size above the limits, or one that a file this small cannot hold, before any
-/// allocation; returns the EXIF orientation.
-int check_chunks(FileBytes file, const DecodeLimits& limits) {
+/// Refuses a size above the limits, or one that a file this small cannot hold.
+void check_header(const PngChunk& header, size_t file_size, const DecodeLimits& limits) {
   constexpr std::array<int64_t, 7> kSamples = {1, 0, 3, 1, 2, 0, 4};  // by colour type
-  PngChunks chunks(file);
-  const auto header = chunks.next();
-  if (!header || header->type != "IHDR" || header->data.size() != 13)
-    throw_malformed("the header is missing");
-  const int64_t width = read_be32(header->data, 0), height = read_be32(header->data, 4);
+  if (header.type != "IHDR" || header.data.size() != 13) throw_malformed("the header is missing");
+  const int64_t width = read_be32(header.data, 0), height = read_be32(header.data, 4);
   check_size(width, height, limits);
-  const auto depth = static_cast<int64_t>(header->data[8]);
-  const auto colour = static_cast<size_t>(header->data[9]);
+  const auto depth = static_cast<int64_t>(header.data[8]);
+  const auto colour = static_cast<size_t>(header.data[9]);
   if (colour >= kSamples.size() || kSamples[colour] == 0)
     throw_malformed(fmt::format("colour type {}", colour));
-  if (width * kSamples[colour] * depth / 8 * height > (std::ssize(file) + 1) * kMaxDeflateRatio)
-    throw_malformed(fmt::format("{} bytes are too few for {}x{}", file.size(), width, height));
-  int orientation = 1;
-  while (const auto chunk = chunks.next())
-    if (chunk->type == "eXIf" && chunk->intact) orientation = exif_orientation(chunk->data);
-  return orientation;
+  const int64_t reachable = (static_cast<int64_t>(file_size) + 1) * kMaxDeflateRatio;
+  if (width * kSamples[colour] * depth / 8 * height > reachable)
+    throw_malformed(fmt::format("{} bytes are too few for {}x{}", file_size, width, height));
+}
+
+Pixels find_pixels(FileBytes file, const DecodeLimits& limits) {
+  PngChunks chunks(file);
+  Pixels pixels{.pieces = {file.first(kPngSignature.size())}};
+  while (const auto chunk = chunks.next()) {
+    if (pixels.pieces.size() == 1) check_header(*chunk, file.size(), limits);
+    const bool critical = chunk->type[0] >= 'A' && chunk->type[0] <= 'Z';
+    if (critical || chunk->type == "tRNS") pixels.pieces.push_back(chunk->whole);
+    if (chunk->type == "eXIf" && chunk->intact) pixels.orientation = exif_orientation(chunk->data);
+  }
+  return pixels;
 }
 
 class PngReader {
  public:
-  explicit PngReader(FileBytes file) : source_{.rest = file, .jump = {}} {
+  explicit PngReader(std::span<const FileBytes> pieces) : source_{.pieces = pieces, .jump = {}} {
     png_ = png_create_read_struct(PNG_LIBPNG_VER_STRING, &source_, on_error, on_warning);
     info_ = png_ ? png_create_info_struct(png_) : nullptr;
     if (!info_) {
@@ -136,8 +158,8 @@ class PngReader {
 }  // namespace
 
 Decoded decode_png(FileBytes file, const DecodeLimits& limits) {
-  const int orientation = check_chunks(file, limits);
-  return {PngReader(file).read(), orientation};
+  const Pixels pixels = find_pixels(file, limits);
+  return {PngReader(pixels.pieces).read(), pixels.orientation};
 }
 
 }  // namespace atelier

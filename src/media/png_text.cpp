@@ -104,7 +104,8 @@ std::optional<PngChunk> PngChunks::next() {
     rest_ = {};
     return {};
   }
-  PngChunk chunk{characters(rest_.subspan(4, 4)), rest_.subspan(8, size)};
+  PngChunk chunk{characters(rest_.subspan(4, 4)), rest_.subspan(8, size),
+                 rest_.first(size + kFrame)};
   chunk.intact = png_checksum(chunk.type, chunk.data) == read_be32(rest_, 8 + size);
   rest_ = chunk.type == "IEND" ? FileBytes() : rest_.subspan(kFrame + size);
   return chunk;
