@@ -35,7 +35,7 @@ Denoise guided(const ModelSampling& model, const ModelCall& call, double cfg, bo
                std::stop_token stop) {
   const bool both = needs_uncond || !is_one(cfg);
   const std::span<const Branch> branches = std::span(kBoth).subspan(both ? 0 : 1);
-  return [&model, &call, cfg, branches, stop](const Tensor& x, double sigma) {
+  return [&model, &call, cfg, branches, stop = std::move(stop)](const Tensor& x, double sigma) {
     if (stop.stop_requested())
       throw Error(ErrorCode::cancelled, {.subject = "sampling", .expected = "stopped on request"});
     const Preconditioning p = model.preconditioning(sigma);

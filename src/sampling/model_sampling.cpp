@@ -136,9 +136,7 @@ constexpr std::array<TableRow, 5> kTables{{
 const TableRow& row(const Params& p) { return kTables[static_cast<size_t>(p.table)]; }
 
 constexpr std::array<Preconditioning (*)(double s, double d), 4> kPreconditionings{
-    +[](double s, double d) {
-      return Preconditioning{1 / std::hypot(s, d), 1, -s};
-    },
+    +[](double s, double d) { return Preconditioning{1 / std::hypot(s, d), 1, -s}; },
     +[](double s, double d) {
       const double sum = s * s + d * d;
       return Preconditioning{1 / std::sqrt(sum), d * d / sum, -s * d / std::sqrt(sum)};
@@ -147,9 +145,7 @@ constexpr std::array<Preconditioning (*)(double s, double d), 4> kPreconditionin
       const double sum = s * s + d * d;
       return Preconditioning{1 / std::sqrt(sum), d * d / sum, s * d / std::sqrt(sum)};
     },
-    +[](double s, double) {
-      return Preconditioning{1, 1, -s};
-    },
+    +[](double s, double) { return Preconditioning{1, 1, -s}; },
 };
 
 void check_positive(double value, const char* name) {

@@ -68,7 +68,7 @@ Sampled sample(const SampleJob& job, const ModelCall& call, const StepCallback& 
 
   const Tensor latent = job.latent.to(at::kFloat).contiguous();
   const Tensor noise = start_noise(job, latent);
-  Denoise denoise = guided(job.model, call, job.cfg, sampler.traits.needs_uncond, stop);
+  Denoise denoise = guided(job.model, call, job.cfg, sampler.traits.needs_uncond, std::move(stop));
   if (job.mask.defined()) {
     const Tensor outside =
         sampler.traits.fresh_mask_noise ? initial_noise(latent.sizes(), job.seed + 1) : noise;

@@ -316,19 +316,10 @@ TEST(Sample, RefusesWhatMakesNoSenseBeforeTheModelIsCalled) {
       {ErrorCode::invalid_argument, [](SampleJob& job) { job.cfg = NAN; }},
       {ErrorCode::invalid_argument, [](SampleJob& job) { job.start_at_step = -1; }},
       {ErrorCode::invalid_argument, [](SampleJob& job) { job.end_at_step = -1; }},
-      {ErrorCode::invalid_argument,
-       [](SampleJob& job) {
-         job.batch_index = {0, 1};
-       }},
+      {ErrorCode::invalid_argument, [](SampleJob& job) { job.batch_index = {0, 1}; }},
       {ErrorCode::mismatch, [](SampleJob& job) { job.latent = Tensor(); }},
-      {ErrorCode::mismatch,
-       [](SampleJob& job) {
-         job.latent = at::zeros({4, 8});
-       }},
-      {ErrorCode::mismatch,
-       [](SampleJob& job) {
-         job.latent = at::zeros({0, 4, 8, 8});
-       }},
+      {ErrorCode::mismatch, [](SampleJob& job) { job.latent = at::zeros({4, 8}); }},
+      {ErrorCode::mismatch, [](SampleJob& job) { job.latent = at::zeros({0, 4, 8, 8}); }},
       {ErrorCode::mismatch, [](SampleJob& job) { job.latent = at::zeros(kShape, at::kInt); }},
       {ErrorCode::mismatch, [](SampleJob& job) { job.mask = at::ones({8}); }},
   };
