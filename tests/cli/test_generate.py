@@ -115,7 +115,8 @@ class Pictures(Generate):
         self.draw("--batch", "3", out="b{index}.png")
         alone = Png(self.folder / "a.png")
         batch = [Png(self.folder / f"b000{i}.png") for i in (1, 2, 3)]
-        self.assertEqual(alone.rows, batch[0].rows)
+        # Products of other sizes round differently, as they do in PyTorch; no more than that.
+        self.assertLess(alone.difference(batch[0]), 0.5)
         self.assertGreater(batch[0].difference(batch[1]), 1)
         self.assertGreater(batch[1].difference(batch[2]), 1)
 

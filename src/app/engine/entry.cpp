@@ -17,7 +17,7 @@
 #include "base/log.h"
 #include "device/device.h"
 #include "text/tokenizer.h"
-#include "torch/headeronly/version.h"
+#include <torch/headeronly/version.h>
 
 namespace atelier {
 namespace {
