@@ -29,6 +29,17 @@ target_link_directories(atelier_torch INTERFACE ${ATELIER_TORCH}/lib)
 target_link_options(atelier_torch INTERFACE
   -Wl,-rpath,${ATELIER_TORCH}/lib -Wl,--allow-shlib-undefined)
 target_link_libraries(atelier_torch INTERFACE torch_cpu c10 Threads::Threads)
+# at::parallel_for runs in the calling thread alone unless the caller is compiled with OpenMP. The
+# runtime must be the one libtorch brings along, or two pools of threads would compete.
+target_compile_options(atelier_torch INTERFACE -fopenmp)
+file(GLOB omp ${ATELIER_TORCH}/lib/libgomp*.so* ${ATELIER_TORCH}.libs/libgomp*.so*
+     ${ATELIER_TORCH}/../torch.libs/libgomp*.so*)
+if(omp)
+  list(GET omp 0 omp)
+  target_link_libraries(atelier_torch INTERFACE ${omp})
+else()
+  target_link_libraries(atelier_torch INTERFACE gomp)
+endif()
 if(EXISTS ${ATELIER_TORCH}/lib/libtorch_cuda.so)
   # Loaded by name only, so that its operators register themselves.
   target_link_libraries(atelier_torch INTERFACE -Wl,--no-as-needed torch_cuda c10_cuda -Wl,--as-needed)
