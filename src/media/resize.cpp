@@ -61,6 +61,8 @@ struct Taps {
   std::vector<int32_t> weights;
 };
 
+int32_t half_up(double x) { return static_cast<int32_t>(std::floor(x + 0.5)); }
+
 Taps make_taps(int32_t from, int32_t to, const Kernel& kernel) {
   const double scale = static_cast<double>(from) / to;
   const double stretch = std::max(scale, 1.0);
@@ -69,8 +71,8 @@ Taps make_taps(int32_t from, int32_t to, const Kernel& kernel) {
   std::vector<double> weights;
   for (int32_t i = 0; i < to; ++i) {
     const double centre = (i + 0.5) * scale;
-    const int32_t first = std::max(static_cast<int32_t>(centre - support + 0.5), 0);
-    const int32_t last = std::min(static_cast<int32_t>(centre + support + 0.5), from);
+    const int32_t first = std::max(half_up(centre - support), 0);
+    const int32_t last = std::min(half_up(centre + support), from);
     weights.clear();
     double sum = 0;
     for (int32_t j = first; j < last; ++j) {

@@ -47,7 +47,7 @@ std::string compose(std::string_view text) {
   icu::StringByteSink<std::string> sink(&composed);
   while (!text.empty()) {
     const size_t length = composable_length(text);
-    const icu::StringPiece piece(text.data(), static_cast<int32_t>(length));
+    const icu::StringPiece piece(text.substr(0, length));
     nfc->normalizeUTF8(0, piece, sink, nullptr, status);
     ATELIER_CHECK(U_SUCCESS(status));
     text.remove_prefix(length);
