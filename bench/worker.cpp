@@ -1,4 +1,5 @@
-// The engine as a process that answers JSON lines, so that a driver can let it take turns with others.
+// The engine as a process that answers JSON lines, so that a driver can let it take turns with
+// others.
 //
 //   {"op":"load","part":"unet"|"vae","folder":F,"dtype":"fp32"|"bf16","threads":N}
 //   {"op":"run","input":FILE,"output":FILE}   safetensors with sample, timestep, context or latent

@@ -1,4 +1,5 @@
-// libtorch's loops in our code run on several threads; compiled without OpenMP they silently do not.
+// libtorch's loops in our code run on several threads; compiled without OpenMP they silently do
+// not.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>

@@ -74,8 +74,7 @@ at::Tensor view_of(std::span<const std::byte> bytes, Encoding encoding, at::Scal
   if (bytes.size() != static_cast<uint64_t>(elements) * size) return {};
   // from_blob takes a writable pointer; nothing in the engine writes to a weight.
   void* const data = const_cast<std::byte*>(bytes.data());
-  return at::from_blob(
-      data, shape, [owner = std::move(owner)](void*) {}, at::dtype(dtype));
+  return at::from_blob(data, shape, [owner = std::move(owner)](void*) {}, at::dtype(dtype));
 }
 
 }  // namespace atelier

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <functional>
 
+#include <torch/headeronly/version.h>
 #include "app/engine/generation.h"
 #include "app/engine/identify.h"
 #include "app/engine_interface.h"
@@ -17,7 +18,6 @@
 #include "base/log.h"
 #include "device/device.h"
 #include "text/tokenizer.h"
-#include <torch/headeronly/version.h>
 
 namespace atelier {
 namespace {
