@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <span>
@@ -13,6 +14,9 @@
 namespace atelier {
 
 struct FileContents;
+
+/// The longest header, in bytes; the limit of the format's own reader.
+inline constexpr uint64_t kMaxSafetensorsHeader = 100'000'000;
 
 /// Whether `file` begins as a safetensors file does: a length, then "{".
 bool is_safetensors(std::span<const std::byte> file);
@@ -32,7 +36,8 @@ struct TensorSpec {
 /// Writes a safetensors file that appears under `path` only when whole. `bytes_of(i)` gives the
 /// bytes of `specs[i]`, called once each, largest alignment first, and need stay valid only until
 /// the next call: a file larger than memory can be streamed. Throws `invalid_argument` (duplicate
-/// name, a block encoding, a wrong number of bytes, text that is no UTF-8) or `write_failed`.
+/// name, a block encoding, an impossible shape, a wrong number of bytes, text that is no UTF-8) or
+/// `write_failed`.
 void write_safetensors(const std::filesystem::path& path, std::span<const TensorSpec> specs,
                        const std::function<std::span<const std::byte>(size_t)>& bytes_of,
                        const Metadata& metadata = {});

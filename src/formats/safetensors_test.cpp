@@ -224,6 +224,7 @@ TEST(SafetensorsWriter, RefusesWhatItCannotWriteAndLeavesNoFile) {
   EXPECT_EQ(write({{"a", {1}, Encoding::u8}, {"a", {1}, Encoding::u8}}, "x"), refused);
   EXPECT_EQ(write({{"a", {32}, Encoding::q4_0}}, std::string(18, 'x')), refused);
   EXPECT_EQ(write({{"a", {2}, Encoding::u8}}, "x"), refused);
+  EXPECT_EQ(write({{"a", {-1}, Encoding::u8}}, "x"), refused);
   EXPECT_EQ(write({{"a\xff", {1}, Encoding::u8}}, "x"), refused);
   EXPECT_EQ(write({{"__metadata__", {1}, Encoding::u8}}, "x"), refused);
   EXPECT_EQ(write({{"a", {1}, Encoding::u8}}, "x", {{"k", "\xff"}}), refused);

@@ -36,6 +36,15 @@ void check_specs(std::span<const TensorSpec> specs, const Metadata& metadata) {
       refuse("metadata " + in_quotes(key), "UTF-8", "other bytes");
 }
 
+uint64_t size_of(const TensorSpec& spec) {
+  const std::string subject = tensor_subject(spec.name);
+  try {
+    return encoded_size(spec.shape, spec.encoding, subject);
+  } catch (const Error& error) {
+    refuse(subject, error.facts().expected, error.facts().found);
+  }
+}
+
 /// Indices of `specs`, largest alignment first, then by name, so that every tensor is aligned.
 std::vector<size_t> file_order(std::span<const TensorSpec> specs) {
   std::vector<size_t> order(specs.size());
@@ -64,7 +73,7 @@ void write_safetensors(const std::filesystem::path& path, std::span<const Tensor
   std::vector<uint64_t> sizes(specs.size());
   for (const size_t i : order) {
     const TensorSpec& spec = specs[i];
-    sizes[i] = encoded_size(spec.shape, spec.encoding, tensor_subject(spec.name));
+    sizes[i] = size_of(spec);
     // Pushed without looking for the key: names are known to differ, and the look-up is linear.
     header.get_ref<Json::object_t&>().emplace_back(
         spec.name, Json{{"dtype", encoding_info(spec.encoding).safetensors},
@@ -74,6 +83,9 @@ void write_safetensors(const std::filesystem::path& path, std::span<const Tensor
   }
   std::string text = header.dump();
   text.append((8 - text.size() % 8) % 8, ' ');
+  if (text.size() > kMaxSafetensorsHeader)
+    refuse(path.string(), fmt::format("a header of at most {} bytes", kMaxSafetensorsHeader),
+           fmt::format("{}", text.size()));
   AtomicFile file(path);
   const uint64_t length = text.size();
   file.write(std::as_bytes(std::span(&length, 1)));

@@ -1,4 +1,5 @@
-// Unwraps parameters and subclasses down to a rebuild function and checks its arguments.
+// Unwraps parameters and subclasses down to a rebuild function and checks its arguments. Longer than
+// most files: one check for each field that can lie.
 #include "formats/torch_tensor.h"
 
 #include <fmt/format.h>
