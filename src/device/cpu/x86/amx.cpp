@@ -1,6 +1,8 @@
 // Kernels for processors with AMX: bf16 on tiles, everything else on AVX-512.
 #include "device/cpu/portable/portable.h"
 #include "device/cpu/x86/amx/attention.h"
+#include "device/cpu/x86/amx/conv.h"
+#include "device/cpu/x86/amx/linear.h"
 #include "device/cpu/x86/avx512/attention.h"
 #include "device/cpu/x86/avx512/elementwise.h"
 #include "device/cpu/x86/avx512/norms.h"
@@ -26,6 +28,28 @@ void attend(const CpuAttention& s, const CpuHeads& q, const void* packed, const 
                           : tiled::attend(s, q, packed, mask, out, parallel);
 }
 
+CpuConvMethod conv_method(const CpuConv& layer) {
+  if (layer.type == CpuType::fp32) return atelier::conv_method(layer);
+  return tiled::conv_supported(layer) ? CpuConvMethod::direct : CpuConvMethod::library;
+}
+int64_t conv_weight_bytes(const CpuConv& layer) {
+  return layer.type == CpuType::fp32 ? atelier::conv_weight_bytes(layer)
+                                     : tiled::conv_weight_bytes(layer);
+}
+void pack_conv(const CpuConv& layer, const CpuWeights& weights, void* packed,
+               const Parallel& parallel) {
+  layer.type == CpuType::fp32 ? atelier::pack_conv(layer, weights, packed, parallel)
+                              : tiled::pack_conv(layer, weights, packed, parallel);
+}
+int64_t conv_scratch_bytes(const CpuConv& layer, const CpuPicture& input, int threads) {
+  return layer.type == CpuType::fp32 ? atelier::conv_scratch_bytes(layer, input, threads)
+                                     : tiled::conv_scratch_bytes(layer, input, threads);
+}
+void conv(const CpuConv& layer, const CpuConvRun& run, const Parallel& parallel) {
+  layer.type == CpuType::fp32 ? atelier::conv(layer, run, parallel)
+                              : tiled::conv(layer, run, parallel);
+}
+
 }  // namespace chosen
 }  // namespace
 
@@ -34,15 +58,15 @@ const CpuKernels kAmxKernels{
     .packed_kv_bytes = chosen::packed_kv_bytes,
     .pack_kv = chosen::pack_kv,
     .attend = chosen::attend,
-    .linear_supported = portable::no_linear,
-    .linear_weight_bytes = portable::no_linear_bytes,
-    .pack_linear = portable::no_pack_linear,
-    .linear = portable::no_linear_run,
-    .conv_method = conv_method,
-    .conv_weight_bytes = conv_weight_bytes,
-    .pack_conv = pack_conv,
-    .conv_scratch_bytes = conv_scratch_bytes,
-    .conv = conv,
+    .linear_supported = tiled::linear_supported,
+    .linear_weight_bytes = tiled::linear_weight_bytes,
+    .pack_linear = tiled::pack_linear,
+    .linear = tiled::linear,
+    .conv_method = chosen::conv_method,
+    .conv_weight_bytes = chosen::conv_weight_bytes,
+    .pack_conv = chosen::pack_conv,
+    .conv_scratch_bytes = chosen::conv_scratch_bytes,
+    .conv = chosen::conv,
     .group_norm = group_norm,
     .layer_norm = layer_norm,
     .geglu = geglu,

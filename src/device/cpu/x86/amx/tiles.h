@@ -57,94 +57,95 @@ struct TileProduct {
   const char* a;  // row 0; rows 16 to 31 lie a_half bytes further
   int64_t a_half, a_stride;  // bytes
   const int64_t* a_steps;  // where the tiles of each step lie, in bytes from `a`
-  const char* b;  // two tiles for the columns, b_half bytes apart; step k lies k * b_step further
-  int64_t b_half, b_step;
+  const char* b;  // [steps][2] tiles
   int64_t steps;
+  char* sums;  // [2 halves of rows][2 tiles][16][16] fp32
+  bool add;  // to what `sums` holds
 };
 
-/// Runs products one after another, each into 32 x 32 fp32 sums. Tile operations start in order, so
-/// storing a sum right after its last product would stop the multiplier until that is through.
-/// Therefore the upper half of each product ends two steps early and is stored among the last
-/// products of the lower half, which itself is stored among the first of the next product.
-/// Between start() and finish() no other tile operation may touch tiles 2 and 3.
+/// Runs products one after another. Tile operations start in order, so storing a sum right after
+/// its last product would stop the multiplier until that is through. Therefore the upper half of
+/// each product ends two steps early and is stored after the last products of the lower half, which
+/// itself is stored after the first of the next product. Nothing else may touch tiles between run()
+/// and finish().
 class TilePipeline {
  public:
-  /// sum(half) gives where the 16 x 32 sums of rows 16 * half and up lie, as two tiles
-  /// `tile_gap` bytes apart with rows `stride` bytes apart.
-  struct Sums {
-    char* upper;
-    char* lower;
-    int64_t tile_gap, stride;
-    bool add;  // to what is there
-  };
-
-  ATELIER_INLINE_MEMBER void run(const TileProduct& p, const Sums& sums) {
-    constexpr int64_t kEdge = 2;  // steps in which the halves are out of step
-    begin_half<0>(sums.upper, sums);
+  /// `between(share)` is called while products are under way, after the sums of the product before
+  /// have been stored and before those of this one are; the shares add up to 32 or more.
+  template <class F>
+  ATELIER_INLINE_MEMBER void run(const TileProduct& p, const F& between) {
+    const int64_t edge = p.steps < 2 * kEdge ? p.steps : kEdge;
+    begin_half<0>(p);
+    for (int64_t k = 0; k < edge; ++k) multiply_half<0>(p, k);
+    finish();
+    begin_half<1>(p);
     if (p.steps < 2 * kEdge) {
-      for (int64_t k = 0; k < p.steps; ++k) multiply_half<0>(p, k);
-      flush();
-      begin_half<1>(sums.lower, sums);
-      for (int64_t k = 0; k < p.steps; ++k) multiply_half<1>(p, k);
-      store_half<0>(sums.upper, sums);
+      for (int64_t k = 0; k < edge; ++k) multiply_half<1>(p, k);
+      between(32);
     } else {
-      for (int64_t k = 0; k < kEdge; ++k) multiply_half<0>(p, k);
-      flush();
-      begin_half<1>(sums.lower, sums);
       for (int64_t k = 0; k < kEdge; ++k) multiply_half<1>(p, k);
-      for (int64_t k = kEdge; k < p.steps - kEdge; ++k) {
-        const char* a = p.a + p.a_steps[k];
-        const char* b = p.b + k * p.b_step;
-        tile_load<6>(b, 64);
-        tile_load<7>(b + p.b_half, 64);
-        tile_load<4>(a, p.a_stride);
-        tile_multiply<0, 4, 6>();
-        tile_multiply<1, 4, 7>();
-        tile_load<5>(a + p.a_half, p.a_stride);
-        tile_multiply<2, 5, 6>();
-        tile_multiply<3, 5, 7>();
+      const int64_t whole = p.steps - 2 * kEdge;
+      if (whole == 0) between(32);
+      const int64_t share = whole > 32 ? 1 : whole == 0 ? 0 : divide_up(32, whole);
+      for (int64_t k = 0; k < whole; ++k) {
+        multiply(p, k + kEdge);
+        between(share);
       }
       multiply_half<0>(p, p.steps - 2);
       multiply_half<0>(p, p.steps - 1);
       multiply_half<1>(p, p.steps - 2);
       multiply_half<1>(p, p.steps - 1);
-      store_half<0>(sums.upper, sums);
     }
-    pending_ = sums;
+    store_half<0>(p.sums);
+    pending_ = p.sums;
   }
   /// Stores what the last product left in tiles.
-  ATELIER_INLINE_MEMBER void flush() {
-    if (pending_.lower != nullptr) store_half<1>(pending_.lower, pending_);
-    pending_.lower = nullptr;
+  ATELIER_INLINE_MEMBER void finish() {
+    if (pending_ != nullptr) store_half<1>(pending_);
+    pending_ = nullptr;
   }
 
  private:
+  static constexpr int64_t kEdge = 2;  // steps in which the halves are out of step
+
   template <int half>
-  ATELIER_INLINE_MEMBER static void begin_half(const char* at, const Sums& sums) {
-    if (sums.add) {
-      tile_load<2 * half>(at, sums.stride);
-      tile_load<2 * half + 1>(at + sums.tile_gap, sums.stride);
+  ATELIER_INLINE_MEMBER static void begin_half(const TileProduct& p) {
+    if (p.add) {
+      tile_load<2 * half>(p.sums + 2 * half * kTileBytes, 64);
+      tile_load<2 * half + 1>(p.sums + (2 * half + 1) * kTileBytes, 64);
     } else {
       tile_zero<2 * half>();
       tile_zero<2 * half + 1>();
     }
   }
+  ATELIER_INLINE_MEMBER static void multiply(const TileProduct& p, int64_t k) {
+    const char* a = p.a + p.a_steps[k];
+    const char* b = p.b + k * 2 * kTileBytes;
+    tile_load<6>(b, 64);
+    tile_load<7>(b + kTileBytes, 64);
+    tile_load<4>(a, p.a_stride);
+    tile_multiply<0, 4, 6>();
+    tile_multiply<1, 4, 7>();
+    tile_load<5>(a + p.a_half, p.a_stride);
+    tile_multiply<2, 5, 6>();
+    tile_multiply<3, 5, 7>();
+  }
   template <int half>
   ATELIER_INLINE_MEMBER static void multiply_half(const TileProduct& p, int64_t k) {
-    const char* b = p.b + k * p.b_step;
+    const char* b = p.b + k * 2 * kTileBytes;
     tile_load<4 + half>(p.a + p.a_steps[k] + half * p.a_half, p.a_stride);
     tile_load<6>(b, 64);
-    tile_load<7>(b + p.b_half, 64);
+    tile_load<7>(b + kTileBytes, 64);
     tile_multiply<2 * half, 4 + half, 6>();
     tile_multiply<2 * half + 1, 4 + half, 7>();
   }
   template <int half>
-  ATELIER_INLINE_MEMBER static void store_half(char* at, const Sums& sums) {
-    tile_store<2 * half>(at, sums.stride);
-    tile_store<2 * half + 1>(at + sums.tile_gap, sums.stride);
+  ATELIER_INLINE_MEMBER static void store_half(char* sums) {
+    tile_store<2 * half>(sums + 2 * half * kTileBytes, 64);
+    tile_store<2 * half + 1>(sums + (2 * half + 1) * kTileBytes, 64);
   }
 
-  Sums pending_{};
+  char* pending_ = nullptr;
 };
 
 }  // namespace

@@ -1,0 +1,145 @@
+// Linear kernels of every instruction set against a twin in double precision.
+#include "device/cpu/test_support.h"
+
+namespace atelier {
+namespace {
+
+double apply(CpuEpilogue epilogue, double x) {
+  switch (epilogue) {
+    case CpuEpilogue::gelu:
+      return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
+    case CpuEpilogue::gelu_tanh:
+      return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    case CpuEpilogue::quick_gelu:
+      return x / (1 + std::exp(-1.702 * x));
+    case CpuEpilogue::silu:
+      return x / (1 + std::exp(-x));
+    case CpuEpilogue::plain:
+    case CpuEpilogue::geglu:
+      break;
+  }
+  return x;
+}
+
+struct Problem {
+  CpuLinear layer;
+  int64_t rows;
+  bool bias = true;
+  bool accumulate = false;
+  int64_t gap = 0;  // between rows of x and of y
+};
+
+struct Data {
+  Array x, weights, bias, before;
+  int64_t columns, x_stride, y_stride;
+};
+
+Data make_data(const Problem& p) {
+  const CpuLinear& l = p.layer;
+  const int64_t columns = l.epilogue == CpuEpilogue::geglu ? l.outputs / 2 : l.outputs;
+  const float deviation = 1 / std::sqrt(static_cast<float>(l.inputs));
+  return {Array::random(l.type, p.rows * (l.inputs + p.gap), 1),
+          Array::random(l.type, l.outputs * l.inputs, 2, deviation),
+          Array::random(CpuType::fp32, l.outputs, 3),
+          Array::random(l.type, p.rows * (columns + p.gap), 4),
+          columns,
+          l.inputs + p.gap,
+          columns + p.gap};
+}
+
+std::vector<double> twin(const Problem& p, const Data& d) {
+  const CpuLinear& l = p.layer;
+  std::vector<double> want(static_cast<size_t>(d.before.count()));
+  for (int64_t i = 0; i < d.before.count(); ++i) want[static_cast<size_t>(i)] = d.before.at(i);
+  for (int64_t row = 0; row < p.rows; ++row) {
+    const auto product = [&](int64_t output) {
+      double sum = p.bias ? d.bias.at(output) : 0;
+      for (int64_t k = 0; k < l.inputs; ++k) {
+        sum += d.x.at(row * d.x_stride + k) * d.weights.at(output * l.inputs + k);
+      }
+      return sum;
+    };
+    for (int64_t c = 0; c < d.columns; ++c) {
+      double& y = want[static_cast<size_t>(row * d.y_stride + c)];
+      const double value = l.epilogue == CpuEpilogue::geglu
+                               ? product(c) * apply(CpuEpilogue::gelu, product(d.columns + c))
+                               : apply(l.epilogue, product(c));
+      y = p.accumulate ? y + value : value;
+    }
+  }
+  return want;
+}
+
+Array run(const CpuKernels& kernels, const Problem& p, const Data& d, const Parallel& parallel) {
+  PackedBytes packed(kernels.linear_weight_bytes(p.layer));
+  kernels.pack_linear(p.layer, {d.weights.type(), d.weights.data()}, packed.data(), parallel);
+  Array y = d.before;
+  kernels.linear(p.layer,
+                 {.rows = p.rows,
+                  .x = d.x.data(),
+                  .x_stride = d.x_stride,
+                  .packed = packed.data(),
+                  .bias = p.bias ? static_cast<const float*>(d.bias.data()) : nullptr,
+                  .y = y.data(),
+                  .y_stride = d.y_stride,
+                  .accumulate = p.accumulate},
+                 parallel);
+  return y;
+}
+
+class LinearTest : public KernelTest {
+ protected:
+  // Layers left to the library need no check: there is no kernel.
+  void expect_right(const Problem& p) const {
+    if (!kernels().linear_supported(p.layer)) return;
+    const Data data = make_data(p);
+    const Array y = run(kernels(), p, data, SerialParallel());
+    EXPECT_LT(relative_error(y, twin(p, data)), tolerance(3e-6, 4e-3))
+        << p.rows << " x " << p.layer.inputs << " -> " << p.layer.outputs << ", epilogue "
+        << static_cast<int>(p.layer.epilogue);
+    EXPECT_TRUE(y == run(kernels(), p, data, SpawnParallel(3)));
+  }
+};
+
+TEST_P(LinearTest, AnyNumberOfRowsAgrees) {
+  for (const int64_t rows : {1, 15, 16, 17, 31, 32, 33, 77, 200}) {
+    expect_right({{type(), 64, 96}, rows});
+  }
+}
+
+TEST_P(LinearTest, AnyDepthAndWidthAgrees) {
+  for (const int64_t inputs : {1, 31, 32, 40, 96, 128, 160, 320, 1290}) {
+    expect_right({{type(), inputs, 64}, 40});
+  }
+  for (const int64_t outputs : {1, 15, 16, 33, 48, 320}) {
+    expect_right({{type(), 64, outputs}, 40});
+  }
+}
+
+TEST_P(LinearTest, EveryEpilogueAgrees) {
+  for (const CpuEpilogue epilogue :
+       {CpuEpilogue::plain, CpuEpilogue::gelu, CpuEpilogue::gelu_tanh, CpuEpilogue::quick_gelu,
+        CpuEpilogue::silu, CpuEpilogue::geglu}) {
+    for (const bool bias : {false, true}) {
+      for (const bool accumulate : {false, true}) {
+        expect_right({{type(), 160, 96, epilogue}, 70, bias, accumulate});
+      }
+    }
+    expect_right({{type(), 64, 42, epilogue}, 33});
+  }
+}
+
+TEST_P(LinearTest, GapsBetweenRowsAreLeftAlone) {
+  expect_right({{type(), 64, 70}, 37, true, true, 5});
+}
+
+// More depth than the sums are kept for at a time, more rows than one task takes.
+TEST_P(LinearTest, DeepAndTallProductsAgree) {
+  expect_right({{type(), 2600, 64}, 40});
+  expect_right({{type(), 96, 64}, 1500});
+}
+
+INSTANTIATE_TEST_SUITE_P(Isa, LinearTest, testing::ValuesIn(all_variants()), variant_name);
+
+}  // namespace
+}  // namespace atelier
