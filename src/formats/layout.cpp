@@ -64,8 +64,9 @@ void check_places(const TensorTable& tensors, uint64_t begin, uint64_t end, Gaps
   uint64_t position = begin;
   const std::string* last = nullptr;
   for (const auto* entry : order) {
-    const auto& [name, info] = *entry;
-    const auto fail = [&, &info = info, &name = name](std::string expected, std::string_view hint) {
+    const std::string& name = entry->first;
+    const TensorInfo& info = entry->second;
+    const auto fail = [&](std::string expected, std::string_view hint) {
       throw Error(ErrorCode::malformed,
                   {.subject = tensor_subject(name),
                    .expected = std::move(expected),

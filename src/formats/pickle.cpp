@@ -61,10 +61,14 @@ void PickleMachine::grow(size_t count) const {
   if (count >= kMaxStack) fail(fmt::format("at most {} values at once", kMaxStack), "more");
 }
 
+void PickleMachine::count_items(size_t more) {
+  item_count_ += more;
+  if (item_count_ > kMaxItems) fail(fmt::format("at most {} elements", kMaxItems), "more");
+}
+
 void PickleMachine::push(PickleValue value) {
   if (tree_.values.size() >= kMaxValues) fail(fmt::format("at most {} values", kMaxValues), "more");
-  if ((item_count_ += value.items.size()) > kMaxItems)
-    fail(fmt::format("at most {} elements", kMaxItems), "more");
+  count_items(value.items.size());
   grow(stack_.size());
   stack_.push_back(static_cast<PickleId>(tree_.values.size()));
   tree_.values.push_back(std::move(value));
@@ -93,8 +97,7 @@ void PickleMachine::extend(PickleKind kind, const std::vector<PickleId>& items) 
   PickleValue& value = tree_.values[id];
   if (value.kind != kind) fail("a container that takes elements", "another value");
   if (kind == PickleKind::dict && items.size() % 2 != 0) fail("keys with values", "an odd number");
-  if ((item_count_ += items.size()) > kMaxItems)
-    fail(fmt::format("at most {} elements", kMaxItems), "more");
+  count_items(items.size());
   value.items.insert(value.items.end(), items.begin(), items.end());
 }
 

@@ -84,6 +84,7 @@ class PickleMachine {
   [[noreturn]] void refuse(std::string what, std::string found) const;
   [[noreturn]] void fail(std::string expected, std::string found) const;
   void grow(size_t count) const;
+  void count_items(size_t more);
   void push(PickleValue value);
   PickleId pop_id();
   std::vector<PickleId> take_to_mark();

@@ -1,5 +1,5 @@
-// Unwraps parameters and subclasses down to a rebuild function and checks its arguments. Longer than
-// most files: one check for each field that can lie.
+// Unwraps parameters and subclasses down to a rebuild function and checks its arguments. Longer
+// than most: one check for each field that can lie.
 #include "formats/torch_tensor.h"
 
 #include <fmt/format.h>

@@ -1,5 +1,5 @@
-// Finds the end record, walks the central directory, resolves local headers. Longer than most files:
-// one format, whose three parts check each other.
+// Finds the end record, walks the central directory, resolves local headers. Longer than most: one
+// format, whose three parts check each other.
 #include "formats/zip.h"
 
 #include <fmt/format.h>
