@@ -32,6 +32,7 @@ void attempt(Read read) {
     ATELIER_FUZZ_REQUIRE(error.code() == ErrorCode::malformed ||
                          error.code() == ErrorCode::unsupported);
     ATELIER_FUZZ_REQUIRE(!error.facts().subject.empty() && !error.facts().expected.empty());
+    ATELIER_FUZZ_REQUIRE(!error.facts().hint.empty());
   }
 }
 

@@ -49,7 +49,7 @@ const ReaderInfo& recognise(FileBytes file) {
                .found = foreign ? std::string(foreign->name) : first_bytes(file),
                .hint = std::string(foreign        ? foreign->hint
                                    : file.empty() ? "The download has failed; repeat it"
-                                                  : "")});
+                                                  : "It is damaged, or of a kind not supported")});
 }
 
 /// One mapped file and what its reader found.

@@ -78,6 +78,7 @@ TEST(Checkpoint, SaysWhatOtherFilesAre) {
     const Error error = opening(folder.write("model.safetensors", bytes));
     EXPECT_EQ(error.code(), ErrorCode::unsupported) << name;
     EXPECT_EQ(error.facts().found, name);
+    EXPECT_FALSE(error.facts().hint.empty()) << name;
   }
 }
 

@@ -15,6 +15,8 @@ constexpr std::string_view kResave =
 constexpr std::string_view kDownload =
     "The download saved something else than the model; download the file itself";
 
+constexpr std::string_view kGiveModel = "Give the file with the model's weights";
+
 constexpr std::array kKinds = {
     // The long 0x1950a86a20f9469cfc6c with which torch.save began before torch 1.6.
     ForeignKind{"a torch file of before 1.6, which is no zip archive", 2,
@@ -44,13 +46,13 @@ constexpr std::array kKinds = {
     ForeignKind{"a zstd archive", 0, "\x28\xb5\x2f\xfd"sv, "Unpack it first"},
     ForeignKind{"a 7z archive", 0, "7z\xbc\xaf\x27\x1c"sv, "Unpack it first"},
     ForeignKind{"a RAR archive", 0, "Rar!\x1a\x07"sv, "Unpack it first"},
-    ForeignKind{"a PNG picture", 0, "\x89PNG\r\n\x1a\n"sv, ""},
-    ForeignKind{"a JPEG picture", 0, "\xff\xd8\xff"sv, ""},
+    ForeignKind{"a PNG picture", 0, "\x89PNG\r\n\x1a\n"sv, kGiveModel},
+    ForeignKind{"a JPEG picture", 0, "\xff\xd8\xff"sv, kGiveModel},
     ForeignKind{"a program", 0,
                 "\x7f"
                 "ELF"sv,
-                ""},
-    ForeignKind{"a PDF document", 0, "%PDF-"sv, ""},
+                kGiveModel},
+    ForeignKind{"a PDF document", 0, "%PDF-"sv, kGiveModel},
     ForeignKind{"a TFLite model", 4, "TFL3"sv, "Only PyTorch and GGUF weights can be read"},
 };
 

@@ -56,7 +56,8 @@ void GgufReader::read_header() {
   const bool swapped = (version & 0xFFFF) == 0 && version != 0;
   if (swapped) refuse("a big-endian file", "Convert it with gguf-py's gguf_convert_endian");
   if (version == 1) refuse("version 1", "Convert the model again with a current converter");
-  if (version < 1 || version > 3) refuse(fmt::format("version {}", version), "");
+  if (version < 1 || version > 3)
+    refuse(fmt::format("version {}", version), "Written by a newer program, or damaged");
   tensor_count_ = reader_.number<uint64_t>("the number of tensors");
   pair_count_ = reader_.number<uint64_t>("the number of metadata pairs");
   const auto bound = [&](uint64_t count, uint64_t smallest, std::string_view what) {

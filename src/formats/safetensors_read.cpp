@@ -172,7 +172,8 @@ void HeaderReader::finish_tensor() {
     throw Error(ErrorCode::unsupported,
                 {.subject = subject(),
                  .expected = "a dtype of safetensors such as F16, BF16 or F8_E4M3",
-                 .found = in_quotes(*dtype_)});
+                 .found = in_quotes(*dtype_),
+                 .hint = "Written by a newer version of the format, or damaged"});
   TensorInfo info{.shape = std::move(*shape_), .encoding = *encoding};
   info.size = encoded_size(info.shape, info.encoding, subject());
   if (offsets_->size() != 2)

@@ -14,17 +14,27 @@ namespace atelier {
 namespace {
 
 constexpr size_t kMaxIndex = 32 << 20;  // a tensor takes about 100 bytes
+constexpr int kMaxDepth = 8;
 
 [[noreturn]] void fail(std::string subject, std::string expected, std::string found) {
-  throw Error(
-      ErrorCode::malformed,
-      {.subject = std::move(subject), .expected = std::move(expected), .found = std::move(found)});
+  throw Error(ErrorCode::malformed, {.subject = std::move(subject),
+                                     .expected = std::move(expected),
+                                     .found = std::move(found),
+                                     .hint = std::string(kDamaged)});
 }
 
 /// A bare file name: the index must not reach outside its folder.
 bool is_plain_name(std::string_view name) {
   return !name.empty() && name != "." && name != ".." && name.find('\0') == name.npos &&
          name.find_first_of("/\\") == name.npos;
+}
+
+Json parse_index(std::string_view text) {
+  try {
+    return parse_json(text, "index", kMaxDepth);
+  } catch (const Error& error) {
+    fail(error.facts().subject, error.facts().expected, error.facts().found);
+  }
 }
 
 }  // namespace
@@ -45,7 +55,7 @@ FileContents read_shard_index(std::span<const std::byte> file) {
   if (file.size() > kMaxIndex)
     fail("index", fmt::format("at most {} bytes", kMaxIndex), fmt::format("{}", file.size()));
   const std::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
-  const Json index = parse_json(text, "index", 8);
+  const Json index = parse_index(text);
   const auto map = index.find("weight_map");
   if (map == index.end() || !map->is_object() || map->empty())
     throw Error(ErrorCode::malformed,

@@ -94,9 +94,10 @@ Directory read_end(FileBytes file) {
     locator.take(4 + 4, "its fields");
     directory = read_end64(file, locator.number<uint64_t>("the offset of the end record"));
   } else if (disk != 0) {
-    throw Error(
-        ErrorCode::unsupported,
-        {.subject = "zip archive", .expected = "a single volume", .found = "one of several"});
+    throw Error(ErrorCode::unsupported, {.subject = "zip archive",
+                                         .expected = "a single volume",
+                                         .found = "one of several",
+                                         .hint = "Join the volumes first"});
   }
   if (directory.offset > at || directory.size > at - directory.offset)
     fail("zip directory", fmt::format("it within the first {} bytes", at),
