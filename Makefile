@@ -18,7 +18,7 @@ demo: build ## draw a contact sheet; MODEL=FILE names a checkpoint
 	@tools/demo.sh $(BUILD)/bin/atelier $(MODEL)
 
 test: build ## run every test
-	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
+	@OMP_WAIT_POLICY=passive ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
 
 bench: ## measure against PyTorch and OpenVINO, write bench/results
 	@tools/setup.sh --bench
