@@ -45,7 +45,7 @@ double processor_seconds() {
 
 struct Line {
   int64_t calls = 0;
-  double seconds = 0, gflop = 0;
+  double seconds = 0, processor = 0, gflop = 0;
 };
 
 /// Outermost operators and kernels seen by libtorch's own recorder. One thread calls operators.
@@ -60,6 +60,7 @@ struct Started : at::ObserverContext {
   std::string name;
   double gflop = 0;
   Clock::time_point start;
+  double processor = 0;
 };
 
 std::string shapes(const at::RecordFunction& record) {
@@ -70,17 +71,22 @@ std::string shapes(const at::RecordFunction& record) {
   return fmt::format("{}", fmt::join(sizes, " "));
 }
 
-// Library products by the shapes of their operands; our own kernels tell theirs.
+// Library products by the shapes of their operands; our own kernels tell theirs. A convolution's
+// lists are padding, stride and dilation.
 double library_gflop(const at::RecordFunction& record, const std::string& name) {
   if (!name.starts_with("mkldnn::")) return 0;
   std::vector<at::Tensor> tensors;
-  for (const c10::IValue& input : record.inputs())
+  std::vector<std::vector<int64_t>> lists;
+  for (const c10::IValue& input : record.inputs()) {
     if (input.isTensor() && input.toTensor().defined()) tensors.push_back(input.toTensor());
+    if (input.isIntList()) lists.push_back(input.toIntVector());
+  }
   if (tensors.size() < 2) return 0;
   const bool in_place = name.ends_with("pointwise_");
   const at::Tensor &x = tensors[in_place ? 1 : 0], &weight = tensors[in_place ? 2 : 1];
   const int64_t pixels = x.numel() / x.size(x.dim() == 4 ? 1 : -1);
-  return 2e-9 * static_cast<double>(weight.numel()) * static_cast<double>(pixels);
+  const int64_t stride = lists.size() > 1 ? lists[1][0] * lists[1][1] : 1;
+  return 2e-9 * static_cast<double>(weight.numel()) * static_cast<double>(pixels / stride);
 }
 
 std::unique_ptr<at::ObserverContext> begin_op(const at::RecordFunction& record) {
@@ -94,6 +100,7 @@ std::unique_ptr<at::ObserverContext> begin_op(const at::RecordFunction& record) 
   } else if (profile.by_shape) {
     started->name += " " + shapes(record);
   }
+  started->processor = processor_seconds();
   started->start = Clock::now();
   return started;
 }
@@ -106,6 +113,7 @@ void end_op(const at::RecordFunction&, at::ObserverContext* context) {
   Line& line = profile.lines[started.name];
   ++line.calls;
   line.seconds += seconds_since(started.start);
+  line.processor += processor_seconds() - started.processor;
   line.gflop += started.gflop;
 }
 
@@ -120,14 +128,16 @@ void print_profile(int steps, double step) {
   std::ranges::sort(
       rows, [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });
   double sum = 0;
+  fmt::print("{:44} calls        ms      %  processor ms  GFLOP/s  per processor\n", "");
   for (const auto& [name, line] : rows) {
     sum += line.seconds / steps;
     if (line.seconds / steps < 2e-4) continue;
-    fmt::print("{:48} {:5} x {:9.2f} ms {:5.1f} % {:8.0f} GFLOP/s\n", name, line.calls / steps,
+    fmt::print("{:44} {:5} {:9.2f} {:6.1f} {:13.2f} {:8.0f} {:14.0f}\n", name, line.calls / steps,
                1e3 * line.seconds / steps, 100 * line.seconds / steps / step,
-               line.gflop / line.seconds);
+               1e3 * line.processor / steps, line.gflop / line.seconds,
+               line.gflop / line.processor);
   }
-  fmt::print("{:48}         {:9.2f} ms\n", "outside kernels", 1e3 * (step - sum));
+  fmt::print("{:44}       {:9.2f}\n", "outside kernels", 1e3 * (step - sum));
 }
 
 int run(int argc, char** argv) {

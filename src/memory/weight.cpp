@@ -69,6 +69,7 @@ int64_t prepared_bytes(const at::Tensor& tensor) {
 }  // namespace
 
 std::optional<at::ScalarType> Operands::stored_dtype() const {
+  if (rounded_) return rounded_;
   std::optional<at::ScalarType> common;
   for (const Operand& operand : operands_)
     for (const WeightPart& part : operand.parts) {
@@ -80,6 +81,7 @@ std::optional<at::ScalarType> Operands::stored_dtype() const {
 }
 
 at::Tensor Operands::decoded(size_t i, at::ScalarType dtype) const {
+  if (rounds_before(dtype)) return decoded(i, *rounded_).to(dtype);
   const Operand& operand = operands_[i];
   if (operand.parts.size() == 1 && !operand.parts[0].transposed) {
     const WeightPart& part = operand.parts[0];
@@ -94,6 +96,7 @@ at::Tensor Operands::decoded(size_t i, at::ScalarType dtype) const {
 }
 
 at::Tensor Operands::joined(at::ScalarType dtype) const {
+  if (rounds_before(dtype)) return joined(*rounded_).to(dtype);
   if (operands_.size() == 1) return decoded(0, dtype);
   Shape shape = operands_[0].shape;
   for (size_t i = 1; i < operands_.size(); ++i) shape[0] += operands_[i].shape[0];
@@ -184,7 +187,7 @@ at::Tensor Weight::Entry::pin() {
   // Outside inference mode whoever comes first, so that the tensor is the same kind for everyone.
   const c10::InferenceMode off(false);
   const at::NoGradGuard no_gradients;
-  prepared_ = form_.prepare(Operands(operands_), compute_);
+  prepared_ = form_.prepare(Operands(operands_, compute_.rounded), compute_);
   bytes_ = prepared_bytes(prepared_);
   state_->count(bytes_);
   release_stored();

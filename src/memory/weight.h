@@ -19,6 +19,8 @@ namespace atelier {
 struct Compute {
   Device device;
   at::ScalarType dtype = at::kFloat;
+  /// Weights are rounded to this dtype first, whatever the file has; unset: they are not.
+  std::optional<at::ScalarType> rounded = {};
   bool operator==(const Compute&) const = default;
 };
 
@@ -36,14 +38,16 @@ struct Operand {
   Shape shape;
 };
 
-/// Stored operands, decoded when a form asks.
+/// Stored operands, decoded when a form asks, and rounded first if the compute says so.
 class Operands {
  public:
-  explicit Operands(const std::vector<Operand>& operands) : operands_(operands) {}
+  explicit Operands(const std::vector<Operand>& operands,
+                    std::optional<at::ScalarType> rounded = {})
+      : operands_(operands), rounded_(rounded) {}
   size_t size() const { return operands_.size(); }
   const Shape& shape(size_t i) const { return operands_[i].shape; }
   /// The dtype all parts are stored in, if they share one and a tensor can hold it as it lies in
-  /// the file: fp32, bf16 or fp16.
+  /// the file: fp32, bf16 or fp16; where they are rounded, the dtype they are rounded to.
   std::optional<at::ScalarType> stored_dtype() const;
   /// Operand `i` as a contiguous CPU tensor of `dtype`; may be a view of the file: not to be
   /// written to. Throws `unsupported` or `malformed`.
@@ -52,7 +56,9 @@ class Operands {
   at::Tensor joined(at::ScalarType dtype) const;
 
  private:
+  bool rounds_before(at::ScalarType dtype) const { return rounded_ && rounded_ != dtype; }
   const std::vector<Operand>& operands_;
+  std::optional<at::ScalarType> rounded_;
 };
 
 /// What a kernel wants of a weight. `prepare` is a pure function of the operands' bytes and the

@@ -43,6 +43,18 @@ TEST_F(WeightTest, OfTheStoredDtypeIsAViewOfTheSource) {
   EXPECT_EQ(bind("a").pin()->const_data_ptr(), source->tensor("a").const_data_ptr());
 }
 
+TEST_F(WeightTest, IsRoundedFirstWhereTheComputeSaysSo) {
+  compute.dtype = at::kFloat;
+  compute.rounded = at::kHalf;
+  const at::Tensor a = source->tensor("a");
+  const at::Tensor rounded = a.to(at::kHalf).to(at::kFloat);
+  ASSERT_FALSE(at::equal(rounded, a));
+  EXPECT_TRUE(at::equal(*bind("a").pin(), rounded));
+  EXPECT_TRUE(at::equal(*bind("a").as(fp32_form()).pin(), rounded));
+  const Weight both = residency.bind({{whole("a"), whole("b")}, {8, 4}}, plain_form(), compute);
+  EXPECT_TRUE(at::equal(both.pin()->narrow(0, 0, 6), rounded));
+}
+
 TEST_F(WeightTest, JoinsPartsOfSeveralEncodings) {
   const Weight both = residency.bind({{whole("a"), whole("b")}, {8, 4}}, plain_form(), compute);
   const at::Tensor expected =

@@ -51,13 +51,18 @@ struct ResBlock : Block<Config> {
   Conv2d conv2;
   std::optional<Conv2d> nin_shortcut;
 
-  // [B, in, H, W] -> [B, out, H, W]; may reuse x's memory
+  // [B, in, H, W] -> [B, out, H, W]; uses x's memory
   Tensor operator()(Tensor x) const {
-    Tensor h = conv1(norm1.silu(x));
-    if (nin_shortcut) x = (*nin_shortcut)(x);
-    h = norm2.silu(h);
-    conv2.add_to(x, h);
-    return x;
+    Tensor y = nin_shortcut ? (*nin_shortcut)(x) : x;
+    Tensor h = std::move(x);
+    if (nin_shortcut)
+      norm1.silu_in_place(h);
+    else
+      h = norm1.silu(h);
+    h = conv1(h);
+    norm2.silu_in_place(h);
+    conv2.add_to(y, h);
+    return y;
   }
 };
 
@@ -159,7 +164,8 @@ struct Encoder : Block<Config> {
     Tensor h = conv_in(x);
     for (const DownLevel& level : down) h = level(std::move(h));
     h = mid(std::move(h));
-    return conv_out(norm_out.silu(h));
+    norm_out.silu_in_place(h);
+    return conv_out(h);
   }
 };
 
@@ -183,7 +189,7 @@ struct Decoder : Block<Config> {
   Tensor operator()(const Tensor& z) const {
     Tensor h = mid(conv_in(z));
     for (const UpLevel& level : up) h = level(std::move(h));
-    h = norm_out.silu(h);
+    norm_out.silu_in_place(h);
     return conv_out(h);
   }
 };
@@ -224,10 +230,21 @@ class KlVae final : public Loaded<Vae, Config, Autoencoder> {
     return by_element(picture, [&](const Tensor& x) { return net().encode(x); });
   }
   Bytes decode_bytes(int64_t height, int64_t width) const override {
-    return peak_bytes(config().decoder, height, width);
+    // Doubling holds a level's state, its phases and the doubled picture.
+    const HalfConfig& half = config().decoder;
+    int64_t most = 0, in = half.deepest();
+    for (size_t i = half.levels(); i-- > 0; in = half.widths[i]) {
+      const int64_t pixels = (height >> i) * (width >> i), out = half.widths[i];
+      most = std::max({most, pixels * block_elements(in, out), i > 0 ? 9 * pixels * out : 0});
+    }
+    return in_bytes(most);
   }
   Bytes encode_bytes(int64_t height, int64_t width) const override {
-    return peak_bytes(config().encoder, height, width);
+    const HalfConfig& half = config().encoder;
+    int64_t most = 0, in = half.widths[0];
+    for (size_t i = 0; i < half.levels(); in = half.widths[i++])
+      most = std::max(most, (height >> i) * (width >> i) * block_elements(in, half.widths[i]));
+    return in_bytes(most);
   }
 
  private:
@@ -243,17 +260,10 @@ class KlVae final : public Loaded<Vae, Config, Autoencoder> {
     return at::cat(results);
   }
 
-  // At a level's entrance a residual block holds its input, the normed input and the output; the
-  // finest level but one, doubled, comes in at the width of the level below.
-  Bytes peak_bytes(const HalfConfig& half, int64_t height, int64_t width) const {
-    int64_t most = 0;
-    for (size_t i = 0; i < half.levels(); ++i) {
-      const int64_t in = half.widths[std::min(i + 1, half.levels() - 1)];
-      const int64_t pixels = (height >> i) * (width >> i);
-      most = std::max(most, pixels * (2 * std::max(in, half.widths[i]) + half.widths[i]));
-    }
-    const auto size = static_cast<int64_t>(c10::elementSize(compute_.dtype));
-    return Bytes(most * size);
+  // A residual block holds the state it adds to, a normed state and its product.
+  static int64_t block_elements(int64_t in, int64_t out) { return 2 * out + std::max(in, out); }
+  Bytes in_bytes(int64_t elements) const {
+    return Bytes(elements * static_cast<int64_t>(c10::elementSize(compute_.dtype)));
   }
 
   Compute compute_;

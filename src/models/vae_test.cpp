@@ -1,4 +1,6 @@
 // The picture autoencoder against diffusers' outputs, its layouts, and decoding in tiles.
+#include <c10/core/Allocator.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
 #include <gtest/gtest.h>
 
 #include "base/error.h"
@@ -141,6 +143,38 @@ TEST(Vae, TellsItsMeasures) {
   EXPECT_EQ(plain.load()->factor(), 2);
   EXPECT_EQ(plain.load()->latent_channels(), 16);
   EXPECT_GT(sd.load()->decode_bytes(1024, 1024), sd.load()->decode_bytes(512, 512));
+}
+
+/// Bytes of tensors alive on this thread.
+struct Watch final : c10::MemoryReportingInfoBase {
+  void reportMemoryUsage(void*, int64_t bytes, size_t, size_t, c10::Device) override {
+    live += bytes;
+    most = std::max(most, live);
+  }
+  bool memoryProfilingEnabled() const override { return true; }
+  int64_t live = 0, most = 0;
+};
+
+TEST(Vae, NeedsAboutTheMemoryItSays) {
+  for (const char* name : {"vae_kl", "vae_kl_plain"}) {
+    Case c(name);
+    const auto vae = c.load();
+    const int64_t side = 128, f = vae->factor();
+    const at::Tensor latent = at::randn({1, vae->latent_channels(), side / f, side / f});
+    const at::Tensor picture = at::rand({1, 3, side, side});
+    const auto most = [&](const std::function<void()>& work) {
+      work();  // weights are prepared
+      const auto watch = std::make_shared<Watch>();
+      const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, watch);
+      work();
+      return static_cast<double>(watch->most);
+    };
+    const double decoding = most([&] { vae->decode(latent); });
+    const double encoding = most([&] { vae->encode(picture); });
+    const auto said = [](Bytes bytes) { return static_cast<double>(bytes.count()); };
+    EXPECT_NEAR(decoding / said(vae->decode_bytes(side, side)), 1, 0.25) << name;
+    EXPECT_NEAR(encoding / said(vae->encode_bytes(side, side)), 1, 0.25) << name;
+  }
 }
 
 TEST(Vae, OldDiffusersNamesOfTheAttentionAreKnown) {

@@ -205,30 +205,45 @@ void conv_add(const CpuConv& layer, Tensor& y, const Tensor& x, const Tensor& pa
   run_conv(layer, x, packed, bias, y, true);
 }
 
-Tensor group_norm(const GroupNormArguments& norm, const Tensor& x, const Tensor& skip,
-                  Tensor* joined) {
-  const Tensor first = channels_last(x);
-  const Tensor second = skip.defined() ? channels_last(skip) : Tensor();
-  const int64_t skipped = second.defined() ? second.size(1) : 0;
-  Tensor y = empty_picture(x, x.size(1) + skipped, x.size(2), x.size(3));
-  if (joined) *joined = skipped ? at::empty_like(y) : first;
+namespace {
+
+// `skip` and `joined` may be undefined.
+void run_group_norm(const GroupNormArguments& norm, const Tensor& x, const Tensor& skip, Tensor& y,
+                    const Tensor& joined) {
   const Recorded record("group_norm", 0, [&] { return to_string(y.sizes().vec()); });
   kernels().group_norm({.type = type_of(x),
                         .batch = x.size(0),
                         .pixels = x.size(2) * x.size(3),
                         .channels = x.size(1),
-                        .skip_channels = skipped,
-                        .x = first.const_data_ptr(),
-                        .skip = skipped ? second.const_data_ptr() : nullptr,
+                        .skip_channels = skip.defined() ? skip.size(1) : 0,
+                        .x = x.const_data_ptr(),
+                        .skip = skip.defined() ? skip.const_data_ptr() : nullptr,
                         .groups = norm.groups,
                         .epsilon = static_cast<float>(norm.eps),
                         .weight = floats(norm.weight),
                         .bias = floats(norm.bias),
                         .silu = norm.silu,
                         .y = y.mutable_data_ptr(),
-                        .joined = joined && skipped ? joined->mutable_data_ptr() : nullptr},
+                        .joined = joined.defined() ? joined.mutable_data_ptr() : nullptr},
                        kParallel);
+}
+
+}  // namespace
+
+Tensor group_norm(const GroupNormArguments& norm, const Tensor& x, const Tensor& skip,
+                  Tensor* joined) {
+  const Tensor first = channels_last(x);
+  const Tensor second = skip.defined() ? channels_last(skip) : Tensor();
+  const int64_t channels = x.size(1) + (second.defined() ? second.size(1) : 0);
+  Tensor y = empty_picture(x, channels, x.size(2), x.size(3));
+  if (joined) *joined = second.defined() ? at::empty_like(y) : first;
+  run_group_norm(norm, first, second, y, joined && second.defined() ? *joined : Tensor());
   return y;
+}
+
+void group_norm_in_place(const GroupNormArguments& norm, Tensor& x) {
+  ATELIER_CHECK(x.is_contiguous(at::MemoryFormat::ChannelsLast));
+  run_group_norm(norm, x, {}, x, {});
 }
 
 Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps) {

@@ -54,6 +54,8 @@ struct GroupNormArguments {
 /// norm(x), or norm(x joined with skip); `joined` receives the latter's input if not null.
 Tensor group_norm(const GroupNormArguments& norm, const Tensor& x, const Tensor& skip,
                   Tensor* joined);
+/// The same in the memory of a channels-last x.
+void group_norm_in_place(const GroupNormArguments& norm, Tensor& x);
 Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps);
 
 /// x [..., 2C] -> [..., C]: the first half times gelu of the second.

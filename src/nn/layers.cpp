@@ -214,6 +214,14 @@ Tensor GroupNorm::run(const Tensor& x, const Tensor& y, bool silu, Tensor* joine
   return silu ? at::silu_(normed) : normed;
 }
 
+void GroupNorm::silu_in_place(Tensor& x) const {
+  const Pin weight = weight_.pin(), bias = bias_.pin();
+  if (cpu::takes(x))
+    cpu::group_norm_in_place({groups_, eps_, *weight, *bias, true}, x);
+  else
+    x = at::silu_(x.copy_(at::group_norm(x, groups_, *weight, *bias, eps_)));
+}
+
 LayerNorm::LayerNorm(const Scope& w, int64_t channels, double eps)
     : weight_(w.weight("weight", {channels}).as(norm_form(w.compute()))),
       bias_(w.weight("bias", {channels}).as(norm_form(w.compute()))),

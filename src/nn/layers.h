@@ -127,6 +127,8 @@ class GroupNorm {
   Tensor operator()(const Tensor& x) const { return run(x, {}, false, nullptr); }
   /// silu(norm(x))
   Tensor silu(const Tensor& x) const { return run(x, {}, true, nullptr); }
+  /// x = silu(norm(x)), in x's memory; x channels-last.
+  void silu_in_place(Tensor& x) const;
   /// silu(norm(z)) and z itself, for z = x and y joined along the channels; z is x if y is
   /// undefined.
   std::pair<Tensor, Tensor> silu_joined(const Tensor& x, const Tensor& y) const {

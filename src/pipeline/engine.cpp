@@ -60,9 +60,11 @@ Engine::Engine(const ModelFiles& files, Device device, const DtypeChoice& dtypes
                                                       Compute{device, dtypes.unet.value_or(best)});
   vae_ = std::make_unique<Component<Vae>>(kl_vae, *parts_.vae,
                                           Compute{device, dtypes.vae.value_or(best)});
+  // Unless told otherwise as ComfyUI does: weights rounded to fp16, the mathematics in fp32.
+  const Compute text_compute =
+      dtypes.text ? Compute{device, *dtypes.text} : Compute{device, at::kFloat, at::kHalf};
   for (size_t i = 0; i < def.text.size(); ++i)
-    text_.emplace_back(*def.text[i].encoder, *parts_.text[i],
-                       Compute{device, dtypes.text.value_or(at::kFloat)});
+    text_.emplace_back(*def.text[i].encoder, *parts_.text[i], text_compute);
   bind();
   traits_ = unet_->get().traits();
   traits_.output = parts_.output.value_or(traits_.output);

@@ -11,7 +11,7 @@ import subprocess
 import time
 import unittest
 
-from harness import BIN, Case, Png, atelier, model, read_safetensors, write_png
+from harness import BIN, ROOT, Case, Png, atelier, model, read_safetensors, write_png
 
 SMALL = ("--width", "64", "--height", "64", "--steps", "3")
 
@@ -257,6 +257,17 @@ class Checkpoints(Generate):
         self.assertEqual([e["step"] for e in previews], [1, 2, 3])
         picture = Png(self.folder / "p.png")
         self.assertEqual((picture.width, picture.height), (64, 64))
+
+    def test_previews_can_come_from_a_tiny_autoencoder(self):
+        weights = ROOT / "tests/golden/models/taesd/taesd_decoder.safetensors"
+        self.assertEqual(self.draw("--preview", self.folder / "a_preview.png").code, 0)
+        result = self.draw("--preview", self.folder / "b_preview.png", "--preview-decoder", weights)
+        self.assertEqual(result.code, 0, result.err)
+        linear, tiny = Png(self.folder / "a_preview.png"), Png(self.folder / "b_preview.png")
+        self.assertEqual((tiny.width, tiny.height), (64, 64))
+        self.assertGreater(linear.difference(tiny), 1)
+        result = self.draw("--preview", self.folder / "c_preview.png", "--preview-decoder", model("tiny"))
+        self.assert_fails(result, 1, "tiny")
 
     def test_a_vae_of_its_own(self):
         base = self.picture()

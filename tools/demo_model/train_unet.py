@@ -9,7 +9,6 @@ import time
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import nn
 
 import captions
@@ -17,6 +16,8 @@ import draw
 import model
 from optimizer import Hybrid
 from train_text import Words, train as train_text
+from workers import share_gradients, start_workers
+
 
 def make_data(vae, count, size, seed, path):
     """Scenes and scaled latents (N, 4, size/8, size/8) fp16 of `count` pictures, kept in `path`."""
@@ -45,25 +46,6 @@ def noise_loss(unet, context, latents, alphas):
         out = unet(noisy.contiguous(memory_format=torch.channels_last), t, context)
     error = (out.float() - noise).square().mean((1, 2, 3))
     return (error * ((1 - a) * 5 / a).clamp(max=1)).mean(), error.mean().item()
-
-
-def start_workers(count, meeting):
-    """Forks into `count` processes of one thread each that share the gradients; returns this one's rank."""
-    rank = next((r for r in range(1, count) if os.fork() == 0), 0)
-    torch.set_num_threads(1)
-    if count > 1:
-        dist.init_process_group("gloo", init_method=f"file://{os.path.abspath(meeting)}", rank=rank, world_size=count)
-    return rank
-
-
-def share_gradients(learning, count):
-    """Replaces the gradients by their mean over the processes."""
-    flat = torch.cat([p.grad.reshape(-1) for p in learning])
-    dist.all_reduce(flat)
-    at = 0
-    for p in learning:
-        p.grad.copy_(flat[at:at + p.numel()].view_as(p)).div_(count)
-        at += p.numel()
 
 
 def main():
@@ -95,10 +77,7 @@ def main():
     scenes, latents = make_data(vae, args.count, args.size, args.seed + args.size, args.data)
     print(f"data {args.count} pictures of {args.size} px, mean {latents.float().mean():.3f} "
         f"std {latents.float().std():.3f}, {time.time() - began:.0f} s", flush=True)
-    meeting = args.out + ".meeting"
-    if os.path.exists(meeting):
-        os.remove(meeting)
-    rank = start_workers(args.workers, meeting)
+    rank = start_workers(args.workers, args.out + ".meeting")
     unet = model.UNet(**model.UNET).to(memory_format=torch.channels_last)
     text = model.TextEncoder(**{**model.TEXT, "vocab": len(words.used) + 1})
     both = nn.ModuleDict({"unet": unet, "text": text})

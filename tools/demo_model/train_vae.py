@@ -13,6 +13,7 @@ from torch.nn import functional as F
 import draw
 import model
 from optimizer import Hybrid
+from workers import share_gradients, start_workers
 
 
 @torch.no_grad()
@@ -115,11 +116,11 @@ def main():
     parser.add_argument("--kl", type=float, default=2e-4)
     parser.add_argument("--pool", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread; each takes --batch pictures")
     parser.add_argument("--freeze-encoder", action="store_true", help="decoder alone; the step count starts anew")
     parser.add_argument("--fold", metavar="FILE", help="train no more: write the averaged weights, scale folded in")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     vae = model.AutoencoderKL(**model.VAE).to(memory_format=torch.channels_last)
     carry_init(vae)
@@ -142,7 +143,9 @@ def main():
         fold_scale(vae, pool)
         torch.save({"vae": vae.state_dict(), "average": vae.state_dict(), "step": 0, "frozen": False}, args.fold)
         return
-    generator = torch.Generator().manual_seed(args.seed + start)
+    rank = start_workers(args.workers, args.out + ".meeting")
+    torch.manual_seed(1000 * (args.seed + start) + rank)
+    generator = torch.Generator().manual_seed(1000 * (args.seed + start) + rank)
     began, parts = time.time(), []
 
     def save(step):
@@ -155,17 +158,19 @@ def main():
         x = draw_batch(pool, args.batch, generator)
         loss, part = loss_of(vae, x, args.kl * min(1, step / 300), args.freeze_encoder)
         loss.backward()
+        if args.workers > 1:
+            share_gradients(optimizer.learning, args.workers)
         optimizer.step(float(warm * (0.02 + 0.98 * fall)))
         keep = min(0.995, (step + 1) / (step + 10))
         for k, v in vae.state_dict().items():
             average[k].lerp_(v, 1 - keep)
         parts.append(part)
-        if (step + 1) % 25 == 0 or step + 1 == args.steps:
+        if rank == 0 and ((step + 1) % 25 == 0 or step + 1 == args.steps):
             l1, kl, std = np.mean(parts, 0)
             parts.clear()
             print(f"vae step {step + 1} l1 {l1:.4f} kl {kl:.3f} latent_std {std:.3f} "
                   f"{(time.time() - began) / (step + 1 - start):.3f} s/step", flush=True)
-        if (step + 1) % 200 == 0 or step + 1 == args.steps:
+        if rank == 0 and ((step + 1) % 100 == 0 or step + 1 == args.steps):
             save(step + 1)
 
 

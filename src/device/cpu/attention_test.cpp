@@ -57,48 +57,49 @@ CpuMask mask_view(const Problem& p, const std::vector<float>& mask) {
   return {mask.data(), s.heads * s.queries * s.keys, s.queries * s.keys, s.keys};
 }
 
-// One row of softmax(q k^T) v.
-void twin_row(const Problem& p, const Inputs& in, const CpuMask& mask, int64_t b, int64_t h,
-              int64_t n, double* out) {
-  const CpuAttention& s = p.shape;
-  const int64_t width = s.heads * s.head_size;
-  const auto key = [&](int64_t m, int64_t d) {
-    return in.kv.at((b * s.keys + m) * 2 * width + h * s.head_size + d);
-  };
-  std::vector<double> score(static_cast<size_t>(s.keys));
+std::vector<double> doubles(const Array& array) {
+  std::vector<double> numbers;
+  for (int64_t i = 0; i < array.count(); ++i) numbers.push_back(array.at(i));
+  return numbers;
+}
+
+// One row of softmax(q k^T) v; k and v are rows `stride` apart.
+void twin_row(const CpuAttention& s, const double* q, const double* k, const double* v,
+              int64_t stride, const float* mask, int64_t n, double* out) {
+  std::vector<double> score;
   double highest = kNever, sum = 0;
   for (int64_t m = 0; m < s.keys; ++m) {
     double total = 0;
-    for (int64_t d = 0; d < s.head_size; ++d) {
-      total += in.q.at((b * s.queries + n) * width + h * s.head_size + d) * key(m, d);
-    }
+    for (int64_t d = 0; d < s.head_size; ++d) total += q[d] * k[m * stride + d];
     total *= static_cast<double>(s.scale);
-    if (mask.data != nullptr) {
-      total += static_cast<double>(
-          mask.data[b * mask.batch_stride + h * mask.head_stride + n * mask.query_stride + m]);
-    }
+    if (mask != nullptr) total += static_cast<double>(mask[m]);
     if (s.causal && m > n) total = kNever;
-    score[static_cast<size_t>(m)] = total;
+    score.push_back(total);
     highest = std::max(highest, total);
   }
-  for (int64_t d = 0; d < s.head_size; ++d) out[d] = 0;
+  std::fill_n(out, s.head_size, 0.0);
   if (highest == kNever) return;
   for (double& value : score) sum += value = std::exp(value - highest);
   for (int64_t m = 0; m < s.keys; ++m) {
-    for (int64_t d = 0; d < s.head_size; ++d) {
-      out[d] += score[static_cast<size_t>(m)] / sum * key(m, width + d);
-    }
+    const double share = score[static_cast<size_t>(m)] / sum;
+    for (int64_t d = 0; d < s.head_size; ++d) out[d] += share * v[m * stride + d];
   }
 }
 
 std::vector<double> twin(const Problem& p, const Inputs& in, const CpuMask& mask) {
   const CpuAttention& s = p.shape;
-  std::vector<double> out(static_cast<size_t>(s.batch * s.queries * s.heads * s.head_size));
+  const int64_t width = s.heads * s.head_size;
+  const std::vector<double> q = doubles(in.q), kv = doubles(in.kv);
+  std::vector<double> out(q.size());
   for (int64_t b = 0; b < s.batch; ++b) {
     for (int64_t n = 0; n < s.queries; ++n) {
       for (int64_t h = 0; h < s.heads; ++h) {
-        twin_row(p, in, mask, b, h, n,
-                 out.data() + ((b * s.queries + n) * s.heads + h) * s.head_size);
+        const int64_t at = (b * s.queries + n) * width + h * s.head_size;
+        const double* k = kv.data() + b * s.keys * 2 * width + h * s.head_size;
+        const float* row = mask.data == nullptr ? nullptr
+                                                : mask.data + b * mask.batch_stride +
+                                                      h * mask.head_stride + n * mask.query_stride;
+        twin_row(s, q.data() + at, k, k + width, 2 * width, row, n, out.data() + at);
       }
     }
   }

@@ -30,7 +30,16 @@ Data make_data(const Problem& p) {
           width};
 }
 
-double twin_at(const Problem& p, const Data& d, int64_t b, int64_t row, int64_t column, int64_t o) {
+struct Doubles {
+  std::vector<double> x, weights;
+  explicit Doubles(const Data& data) {
+    for (int64_t k = 0; k < data.x.count(); ++k) x.push_back(data.x.at(k));
+    for (int64_t k = 0; k < data.weights.count(); ++k) weights.push_back(data.weights.at(k));
+  }
+};
+
+double twin_at(const Problem& p, const Doubles& d, int64_t b, int64_t row, int64_t column,
+               int64_t o) {
   const CpuConv& l = p.layer;
   const int64_t zoom = l.upsample ? 2 : 1;
   double sum = 0;
@@ -40,8 +49,9 @@ double twin_at(const Problem& p, const Data& d, int64_t b, int64_t row, int64_t 
       if (y < 0 || x < 0 || y >= zoom * p.input.height || x >= zoom * p.input.width) continue;
       const int64_t pixel = (b * p.input.height + y / zoom) * p.input.width + x / zoom;
       for (int64_t c = 0; c < l.inputs; ++c) {
-        sum += d.x.at(pixel * l.inputs + c) *
-               d.weights.at(((o * l.inputs + c) * l.kernel + i) * l.kernel + j);
+        const int64_t weight = ((o * l.inputs + c) * l.kernel + i) * l.kernel + j;
+        sum +=
+            d.x[static_cast<size_t>(pixel * l.inputs + c)] * d.weights[static_cast<size_t>(weight)];
       }
     }
   }
@@ -50,11 +60,13 @@ double twin_at(const Problem& p, const Data& d, int64_t b, int64_t row, int64_t 
 
 std::vector<double> twin(const Problem& p, const Data& d) {
   const int64_t outputs = p.layer.outputs;
+  const Doubles numbers(d);
   std::vector<double> want(static_cast<size_t>(d.before.count()));
   for (int64_t i = 0; i < d.before.count(); ++i) {
     const int64_t o = i % outputs, pixel = i / outputs;
     const int64_t b = pixel / d.out_width / d.out_height;
-    double value = twin_at(p, d, b, pixel / d.out_width % d.out_height, pixel % d.out_width, o);
+    double value =
+        twin_at(p, numbers, b, pixel / d.out_width % d.out_height, pixel % d.out_width, o);
     if (p.bias) value += d.bias.at(p.bias_per_picture ? b * outputs + o : o);
     if (p.accumulate) value += d.before.at(i);
     want[static_cast<size_t>(i)] = value;
@@ -140,7 +152,7 @@ TEST_P(ConvTest, UpsamplingInsideTheConvolutionAgrees) {
 }
 
 // Enough weights that they, not the picture, are walked in the outer loop.
-TEST_P(ConvTest, WideLayersOnSmallPicturesAgree) { expect_right({layer(640, 640), {1, 4, 4}}); }
+TEST_P(ConvTest, WideLayersOnSmallPicturesAgree) { expect_right({layer(640, 640), {1, 3, 4}}); }
 
 TEST_P(ConvTest, WeightsMayComeInAnyStorageType) {
   const Problem p{layer(64, 64), {1, 4, 6}};

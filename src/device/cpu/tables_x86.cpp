@@ -6,8 +6,9 @@
 namespace atelier {
 namespace {
 
+bool has_avx2(const CpuFeatures& f) { return f.avx2 && f.fma && f.f16c; }
 bool has_avx512(const CpuFeatures& f) {
-  return f.avx512f && f.avx512bw && f.avx512vl && f.avx512dq && f.fma && f.f16c;
+  return has_avx2(f) && f.avx512f && f.avx512bw && f.avx512vl && f.avx512dq;
 }
 bool has_avx512_bf16(const CpuFeatures& f) { return has_avx512(f) && f.avx512_bf16; }
 bool has_amx(const CpuFeatures& f) {
@@ -16,6 +17,7 @@ bool has_amx(const CpuFeatures& f) {
 
 constexpr CpuTable kTables[] = {
     {&portable::kKernels, [](const CpuFeatures&) { return true; }},
+    {&kAvx2Kernels, has_avx2},
     {&kAvx512Kernels, has_avx512},
     {&kAvx512Bf16Kernels, has_avx512_bf16},
     {&kAmxKernels, has_amx},

@@ -3,10 +3,10 @@
 #include "device/cpu/x86/amx/attention.h"
 #include "device/cpu/x86/amx/conv.h"
 #include "device/cpu/x86/amx/linear.h"
-#include "device/cpu/x86/avx512/attention.h"
-#include "device/cpu/x86/avx512/elementwise.h"
-#include "device/cpu/x86/avx512/norms.h"
-#include "device/cpu/x86/avx512/winograd.h"
+#include "device/cpu/x86/simd/attention.h"
+#include "device/cpu/x86/simd/elementwise.h"
+#include "device/cpu/x86/simd/norms.h"
+#include "device/cpu/x86/simd/winograd.h"
 #include "device/cpu/x86/tables.h"
 
 namespace atelier {

@@ -93,17 +93,12 @@ struct QueryMemory {
   }
 };
 
-ATELIER_INLINE __mmask32 first_halves(int64_t count) {
-  if (count >= 32) return ~__mmask32{0};
-  return count <= 0 ? __mmask32{0} : (1U << count) - 1;
-}
-
 /// The lanes of each of 16 vectors added up, or their maximum, as one vector.
 template <bool kAdd>
 ATELIER_INLINE __m512 reduce_rows(const __m512 (&rows)[16]) {
   __m512i words[16];
   for (int i = 0; i < 16; ++i) words[i] = _mm512_castps_si512(rows[i]);
-  transpose16(words);
+  transpose(words);
   __m512 result = _mm512_castsi512_ps(words[0]);
   ATELIER_UNROLL for (int i = 1; i < 16; ++i) {
     const __m512 next = _mm512_castsi512_ps(words[i]);
@@ -128,7 +123,7 @@ inline void pack_keys(const Layout& layout, const Bf16* k, int64_t stride, int64
         rows[i] = _mm512_maskz_loadu_epi16(
             lanes, k + min64(key, layout.keys() - 1) * stride + e * kTileWidth);
       }
-      transpose16(rows);
+      transpose(rows);
       for (int i = 0; i < 16; ++i) {
         _mm512_store_si512(tiles + e * kTileBytes + i * 64, rows[i]);
         squares = _mm512_dpbf16_ps(squares, (__m512bh)rows[i], (__m512bh)rows[i]);

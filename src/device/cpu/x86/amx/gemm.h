@@ -198,7 +198,7 @@ void multiply_panels(PanelProducts<epilogue>& products, const RowBlock* blocks, 
 
 /// Sixteen outputs' weights of one step as a tile: rows of 32 numbers -> [16 pairs][16][2].
 ATELIER_INLINE void store_tile(__m512i (&rows)[16], char* tile) {
-  transpose16(rows);
+  transpose(rows);
   for (int i = 0; i < 16; ++i) _mm512_store_si512(tile + i * 64, rows[i]);
 }
 

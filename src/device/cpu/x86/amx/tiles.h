@@ -2,7 +2,7 @@
 // written out because GCC 12's intrinsics do not tell the optimiser that they touch memory.
 #pragma once
 
-#include "device/cpu/x86/avx512/vector.h"
+#include "device/cpu/x86/simd/vector.h"
 
 namespace atelier {
 namespace {

@@ -5,14 +5,14 @@
 #include "device/cpu/norms.h"
 #include "device/cpu/parallel.h"
 #include "device/cpu/scratch.h"
-#include "device/cpu/x86/avx512/vector.h"
+#include "device/cpu/x86/simd/vector.h"
 
 namespace atelier {
 namespace {
 
 constexpr int64_t kStreamAbove = 16 << 20;  // bytes; larger outputs leave the caches anyway
 constexpr int64_t kMostSlices = 32;  // of a picture's pixels, summed separately
-constexpr int kVectors = 8;  // channels summed side by side, in registers
+constexpr int kVectors = kLanes / 2;  // channels summed side by side, in registers
 
 /// One of the two inputs that are normalised as if they were concatenated.
 template <class T>
@@ -39,29 +39,29 @@ ChannelRanges<T> channel_ranges(const CpuGroupNorm& run) {
 /// from `pilot` so that a large common mean costs no accuracy.
 template <int kWidth, class T>
 ATELIER_INLINE void sum_columns(const T* x, int64_t stride, int64_t pixels, const T* pilot,
-                                __mmask16 lanes, float* sums, float* squares) {
+                                Lanes lanes, float* sums, float* squares) {
   constexpr int64_t kAhead = 8;  // rows to prefetch
-  __m512 a[kWidth], q[kWidth], origin[kWidth];
+  Vec a[kWidth], q[kWidth], origin[kWidth];
   ATELIER_UNROLL for (int i = 0; i < kWidth; ++i) {
-    a[i] = q[i] = _mm512_setzero_ps();
-    origin[i] = load(pilot + 16 * i, lanes);
+    a[i] = q[i] = zero();
+    origin[i] = load(pilot + kLanes * i, lanes);
   }
   for (int64_t pixel = 0; pixel < pixels; ++pixel, x += stride) {
     if constexpr (kWidth > 1) {
-      ATELIER_UNROLL for (int i = 0; i < kWidth * int{sizeof(T)} / 4; ++i) {
+      ATELIER_UNROLL for (int i = 0; i < kWidth * kLanes * int{sizeof(T)} / 64; ++i) {
         _mm_prefetch(reinterpret_cast<const char*>(x + kAhead * stride) + 64 * i, _MM_HINT_T0);
       }
     }
     ATELIER_UNROLL for (int i = 0; i < kWidth; ++i) {
-      const __m512 raw = kWidth > 1 ? load(x + 16 * i) : load(x, lanes);
-      const __m512 value = _mm512_sub_ps(raw, origin[i]);
-      a[i] = _mm512_add_ps(a[i], value);
-      q[i] = _mm512_fmadd_ps(value, value, q[i]);
+      const Vec raw = kWidth > 1 ? load(x + kLanes * i) : load(x, lanes);
+      const Vec value = sub(raw, origin[i]);
+      a[i] = add(a[i], value);
+      q[i] = fma(value, value, q[i]);
     }
   }
   ATELIER_UNROLL for (int i = 0; i < kWidth; ++i) {
-    _mm512_mask_storeu_ps(sums + 16 * i, lanes, a[i]);
-    _mm512_mask_storeu_ps(squares + 16 * i, lanes, q[i]);
+    store(sums + kLanes * i, a[i], lanes);
+    store(squares + kLanes * i, q[i], lanes);
   }
 }
 
@@ -87,11 +87,11 @@ void sum_slices(const CpuGroupNorm& run, const ChannelRanges<T>& in, const Slice
         const T* pilot = range.data + i / slices.count * run.pixels * range.channels;
         const T* x = pilot + first * range.channels;
         int64_t c = 0;
-        for (; c + 16 * kVectors <= range.channels; c += 16 * kVectors) {
-          sum_columns<kVectors>(x + c, range.channels, pixels, pilot + c, __mmask16{0xffff},
+        for (; c + kLanes * kVectors <= range.channels; c += kLanes * kVectors) {
+          sum_columns<kVectors>(x + c, range.channels, pixels, pilot + c, all_lanes(),
                                 sums + range.offset + c, squares + range.offset + c);
         }
-        for (; c < range.channels; c += 16) {
+        for (; c < range.channels; c += kLanes) {
           sum_columns<1>(x + c, range.channels, pixels, pilot + c, first_lanes(range.channels - c),
                          sums + range.offset + c, squares + range.offset + c);
         }
@@ -149,8 +149,8 @@ void fold_statistics(const CpuGroupNorm& run, const ChannelRanges<T>& in, const 
 }
 
 template <class T, bool kSilu>
-ATELIER_INLINE __m512 scaled(__m512 x, __m512 scale, __m512 shift) {
-  const __m512 y = _mm512_fmadd_ps(x, scale, shift);
+ATELIER_INLINE Vec scaled(Vec x, Vec scale, Vec shift) {
+  const Vec y = fma(x, scale, shift);
   if constexpr (kSilu) return swish<kPrecision<T>>(y, 1);
   return y;
 }
@@ -159,16 +159,16 @@ ATELIER_INLINE __m512 scaled(__m512 x, __m512 scale, __m512 shift) {
 template <class T, bool kSilu>
 ATELIER_INLINE void stream_row(const T* x, int64_t channels, const float* scale, const float* shift,
                                T* y) {
-  for (int64_t c = 0; c < channels; c += 16) {
+  for (int64_t c = 0; c < channels; c += kLanes) {
     stream(y + c, scaled<T, kSilu>(load(x + c), load(scale + c), load(shift + c)));
   }
 }
 template <class T, bool kSilu>
 ATELIER_INLINE void store_row(const T* x, int64_t channels, const float* scale, const float* shift,
                               T* y, T* joined) {
-  for (int64_t c = 0; c < channels; c += 16) {
-    const __mmask16 lanes = first_lanes(channels - c);
-    const __m512 value = load(x + c, lanes);
+  for (int64_t c = 0; c < channels; c += kLanes) {
+    const Lanes lanes = first_lanes(channels - c);
+    const Vec value = load(x + c, lanes);
     store(y + c, scaled<T, kSilu>(value, load(scale + c, lanes), load(shift + c, lanes)), lanes);
     if (joined != nullptr) store(joined + c, value, lanes);
   }
@@ -221,24 +221,24 @@ void group_norm_of(const CpuGroupNorm& run, const Parallel& parallel) {
 template <class T>
 ATELIER_INLINE void layer_norm_row(const CpuLayerNorm& run, const T* x, T* y) {
   const int64_t channels = run.channels;
-  __m512 sum = _mm512_setzero_ps(), squares = sum;
-  for (int64_t c = 0; c < channels; c += 16) {
-    sum = _mm512_add_ps(sum, load(x + c, first_lanes(channels - c)));
+  Vec sum = zero(), squares = sum;
+  for (int64_t c = 0; c < channels; c += kLanes) {
+    sum = add(sum, load(x + c, first_lanes(channels - c)));
   }
-  const __m512 mean = splat(_mm512_reduce_add_ps(sum) / static_cast<float>(channels));
-  for (int64_t c = 0; c < channels; c += 16) {
-    const __mmask16 lanes = first_lanes(channels - c);
-    const __m512 off = _mm512_maskz_sub_ps(lanes, load(x + c, lanes), mean);
-    squares = _mm512_fmadd_ps(off, off, squares);
+  const Vec mean = splat(reduce_add(sum) / static_cast<float>(channels));
+  for (int64_t c = 0; c < channels; c += kLanes) {
+    const Lanes lanes = first_lanes(channels - c);
+    const Vec off = keep(lanes, sub(load(x + c, lanes), mean));
+    squares = fma(off, off, squares);
   }
-  const float variance = _mm512_reduce_add_ps(squares) / static_cast<float>(channels);
-  const __m512 inverse = splat(1.F / __builtin_sqrtf(variance + run.epsilon));
-  for (int64_t c = 0; c < channels; c += 16) {
-    const __mmask16 lanes = first_lanes(channels - c);
-    const __m512 weight = run.weight == nullptr ? splat(1) : load(run.weight + c, lanes);
-    const __m512 bias = run.bias == nullptr ? _mm512_setzero_ps() : load(run.bias + c, lanes);
-    const __m512 off = _mm512_sub_ps(load(x + c, lanes), mean);
-    store(y + c, _mm512_fmadd_ps(_mm512_mul_ps(off, inverse), weight, bias), lanes);
+  const float variance = reduce_add(squares) / static_cast<float>(channels);
+  const Vec inverse = splat(1.F / __builtin_sqrtf(variance + run.epsilon));
+  for (int64_t c = 0; c < channels; c += kLanes) {
+    const Lanes lanes = first_lanes(channels - c);
+    const Vec weight = run.weight == nullptr ? splat(1) : load(run.weight + c, lanes);
+    const Vec bias = run.bias == nullptr ? zero() : load(run.bias + c, lanes);
+    const Vec off = sub(load(x + c, lanes), mean);
+    store(y + c, fma(mul(off, inverse), weight, bias), lanes);
   }
 }
 

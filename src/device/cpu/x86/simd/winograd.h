@@ -3,21 +3,21 @@
 // pictures and weights are stored as words (attention.h), multiplied with fp32 sums.
 //
 // Shapes: C inputs, O outputs, W words of C rounded up to whole vectors. A tile is 2x2 outputs.
-// Transformed input of a block of tiles V [16][kTiles][W], weights U [O / 64][16][W][64], product
-// M [16][kTiles][64].
+// Transformed input of a block of tiles V [16][kTiles][W], weights U [O /
+// kOutputs][16][W][kOutputs], product M [16][kTiles][kOutputs].
 #pragma once
 
 #include <string.h>
 
 #include "device/cpu/conv.h"
-#include "device/cpu/x86/avx512/attention.h"
+#include "device/cpu/x86/simd/attention.h"
 
 namespace atelier {
 namespace {
 
 constexpr int kTiles = 24;  // of a block, whose V stays in the second-level cache
 constexpr int kTileRows = 6;  // tiles per register tile
-constexpr int kOutputs = 64;  // channels per block of weights
+constexpr int kOutputs = kLanes == 16 ? 64 : 16;  // channels per block of weights
 constexpr int64_t kReread = 20 << 20;  // bytes of weights worth re-reading for each block of tiles
 
 /// A picture and where its tiles lie.
@@ -43,7 +43,7 @@ class Winograd {
   static constexpr int kWord = kPerWord<T>;
 
   explicit Winograd(const CpuConv& layer)
-      : inputs_(layer.inputs), outputs_(layer.outputs), words_(round_up(inputs_, 16) / kWord) {}
+      : inputs_(layer.inputs), outputs_(layer.outputs), words_(round_up(inputs_, kLanes) / kWord) {}
 
   int64_t weight_blocks() const { return divide_up(outputs_, kOutputs); }
   int64_t weight_words() const { return weight_blocks() * block_words(); }
@@ -116,16 +116,6 @@ void Winograd<T>::pack(const S* weights, int64_t block, Word* packed) const {
   }
 }
 
-/// Sixteen channels as words.
-template <class T>
-ATELIER_INLINE void store_transformed(uint32_t* p, __m512 value) {
-  if constexpr (kPerWord<T> == 2) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow16(value));
-  } else {
-    _mm512_storeu_ps(p, value);
-  }
-}
-
 // B^T d B for `count` tiles from `first` on.
 template <class T>
 void Winograd<T>::transform_input(const T* x, const TileGrid& grid, int64_t first, int count,
@@ -146,24 +136,24 @@ void Winograd<T>::transform_input(const T* x, const TileGrid& grid, int64_t firs
       pixels[k] =
           inside ? x + ((at.batch * grid.height + row) * grid.width + column) * inputs_ : nullptr;
     }
-    for (int64_t c = 0; c < inputs_; c += 16) {
-      const __mmask16 lanes = first_lanes(inputs_ - c);
-      __m512 d[16], e[16];
+    for (int64_t c = 0; c < inputs_; c += kLanes) {
+      const Lanes lanes = first_lanes(inputs_ - c);
+      Vec d[16], e[16];
       ATELIER_UNROLL for (int k = 0; k < 16; ++k) {
-        d[k] = pixels[k] != nullptr ? load(pixels[k] + c, lanes) : _mm512_setzero_ps();
+        d[k] = pixels[k] != nullptr ? load(pixels[k] + c, lanes) : zero();
       }
       ATELIER_UNROLL for (int k = 0; k < 4; ++k) {
-        e[k] = _mm512_sub_ps(d[k], d[8 + k]);
-        e[4 + k] = _mm512_add_ps(d[4 + k], d[8 + k]);
-        e[8 + k] = _mm512_sub_ps(d[8 + k], d[4 + k]);
-        e[12 + k] = _mm512_sub_ps(d[4 + k], d[12 + k]);
+        e[k] = sub(d[k], d[8 + k]);
+        e[4 + k] = add(d[4 + k], d[8 + k]);
+        e[8 + k] = sub(d[8 + k], d[4 + k]);
+        e[12 + k] = sub(d[4 + k], d[12 + k]);
       }
       Word* out = v + t * words_ + c / kWord;
       ATELIER_UNROLL for (int k = 0; k < 16; k += 4) {
-        store_transformed<T>(out + k * plane, _mm512_sub_ps(e[k], e[k + 2]));
-        store_transformed<T>(out + (k + 1) * plane, _mm512_add_ps(e[k + 1], e[k + 2]));
-        store_transformed<T>(out + (k + 2) * plane, _mm512_sub_ps(e[k + 2], e[k + 1]));
-        store_transformed<T>(out + (k + 3) * plane, _mm512_sub_ps(e[k + 1], e[k + 3]));
+        store_numbers<T>(out + k * plane, sub(e[k], e[k + 2]));
+        store_numbers<T>(out + (k + 1) * plane, add(e[k + 1], e[k + 2]));
+        store_numbers<T>(out + (k + 2) * plane, sub(e[k + 2], e[k + 1]));
+        store_numbers<T>(out + (k + 3) * plane, sub(e[k + 1], e[k + 3]));
       }
     }
   }
@@ -173,7 +163,7 @@ void Winograd<T>::transform_input(const T* x, const TileGrid& grid, int64_t firs
 template <class T>
 void Winograd<T>::multiply(const Word* v, const Word* u, int count, float* m) const {
   constexpr int64_t kStrip = 64;
-  constexpr int kVectorsPerBlock = kOutputs / 16;
+  constexpr int kVectorsPerBlock = kOutputs / kLanes;
   for (int k = 0; k < 16; ++k, u += words_ * kOutputs) {
     for (int64_t w0 = 0; w0 < words_; w0 += kStrip) {
       const int64_t n = min64(kStrip, words_ - w0);
@@ -181,16 +171,16 @@ void Winograd<T>::multiply(const Word* v, const Word* u, int count, float* m) co
         const Word* a = v + (k * kTiles + t) * words_ + w0;
         const Word* b = u + w0 * kOutputs;
         float* out = m + (k * kTiles + t) * kOutputs;
-        __m512 s[kTileRows][kVectorsPerBlock];
+        Vec s[kTileRows][kVectorsPerBlock];
         ATELIER_UNROLL for (int r = 0; r < kTileRows; ++r) {
           ATELIER_UNROLL for (int c = 0; c < kVectorsPerBlock; ++c) {
-            s[r][c] = w0 == 0 ? _mm512_setzero_ps() : _mm512_load_ps(out + r * kOutputs + c * 16);
+            s[r][c] = w0 == 0 ? zero() : load_aligned(out + r * kOutputs + c * kLanes);
           }
         }
         for (int64_t w = 0; w < n; ++w, b += kOutputs) {
-          __m512i weights[kVectorsPerBlock];
+          Words weights[kVectorsPerBlock];
           ATELIER_UNROLL for (int c = 0; c < kVectorsPerBlock; ++c) {
-            weights[c] = _mm512_load_si512(b + 16 * c);
+            weights[c] = load_aligned(b + kLanes * c);
           }
           ATELIER_UNROLL for (int r = 0; r < kTileRows; ++r) {
             ATELIER_UNROLL for (int c = 0; c < kVectorsPerBlock; ++c) {
@@ -200,7 +190,7 @@ void Winograd<T>::multiply(const Word* v, const Word* u, int count, float* m) co
         }
         ATELIER_UNROLL for (int r = 0; r < kTileRows; ++r) {
           ATELIER_UNROLL for (int c = 0; c < kVectorsPerBlock; ++c) {
-            _mm512_store_ps(out + r * kOutputs + c * 16, s[r][c]);
+            store_aligned(out + r * kOutputs + c * kLanes, s[r][c]);
           }
         }
       }
@@ -208,35 +198,34 @@ void Winograd<T>::multiply(const Word* v, const Word* u, int count, float* m) co
   }
 }
 
-// y = A^T M A + bias (+ y) for 64 outputs from `output` on; what lies outside is not written.
+// y = A^T M A + bias (+ y) for kOutputs outputs from `output` on; what lies outside is not written.
 template <class T>
 void Winograd<T>::transform_output(const CpuConvRun& run, const TileGrid& grid, const float* m,
                                    int64_t first, int count, int64_t output) const {
   constexpr int64_t kPlane = kTiles * kOutputs;
   for (int t = 0; t < count; ++t) {
     const TilePosition at = tile_position(grid, first + t);
-    for (int64_t c = 0; c < min64(kOutputs, outputs_ - output); c += 16) {
-      const __mmask16 lanes = first_lanes(outputs_ - output - c);
-      __m512 d[16], e[2][4];
+    for (int64_t c = 0; c < min64(kOutputs, outputs_ - output); c += kLanes) {
+      const Lanes lanes = first_lanes(outputs_ - output - c);
+      Vec d[16], e[2][4];
       ATELIER_UNROLL for (int k = 0; k < 16; ++k) {
-        d[k] = _mm512_load_ps(m + k * kPlane + t * kOutputs + c);
+        d[k] = load_aligned(m + k * kPlane + t * kOutputs + c);
       }
       ATELIER_UNROLL for (int k = 0; k < 4; ++k) {
-        e[0][k] = _mm512_add_ps(_mm512_add_ps(d[k], d[4 + k]), d[8 + k]);
-        e[1][k] = _mm512_sub_ps(_mm512_sub_ps(d[4 + k], d[8 + k]), d[12 + k]);
+        e[0][k] = add(add(d[k], d[4 + k]), d[8 + k]);
+        e[1][k] = sub(sub(d[4 + k], d[8 + k]), d[12 + k]);
       }
       const float* bias = run.bias + at.batch * run.bias_batch_stride + output + c;
-      const __m512 added = run.bias == nullptr ? _mm512_setzero_ps() : load(bias, lanes);
+      const Vec added = run.bias == nullptr ? zero() : load(bias, lanes);
       for (int row = 0; row < 2 && at.y + row < grid.height; ++row) {
         const auto& f = e[row];
-        const __m512 sums[2] = {
-            _mm512_add_ps(_mm512_add_ps(f[0], f[1]), _mm512_add_ps(f[2], added)),
-            _mm512_add_ps(_mm512_sub_ps(f[1], f[2]), _mm512_sub_ps(added, f[3]))};
+        const Vec sums[2] = {add(add(f[0], f[1]), add(f[2], added)),
+                             add(sub(f[1], f[2]), sub(added, f[3]))};
         T* y = static_cast<T*>(run.y) + output + c +
                ((at.batch * grid.height + at.y + row) * grid.width + at.x) * outputs_;
         for (int column = 0; column < 2 && at.x + column < grid.width; ++column, y += outputs_) {
-          const __m512 sum = sums[column];
-          store(y, run.accumulate ? _mm512_add_ps(sum, load(y, lanes)) : sum, lanes);
+          const Vec sum = sums[column];
+          store(y, run.accumulate ? add(sum, load(y, lanes)) : sum, lanes);
         }
       }
     }

@@ -1,6 +1,6 @@
-// Attention with the scores kept in registers, transposed: a register holds one key against 16
-// queries. Maximum and sum over the keys are then plain vector operations, no head size is padded
-// to a tile, and only the probabilities go through memory.
+// Attention with the scores kept in registers, transposed: a register holds one key against as many
+// queries as it has lanes. Maximum and sum over the keys are then plain vector operations, no head
+// size is padded to a tile, and only the probabilities go through memory.
 //
 // The subtracted maximum is lazy: a reference taken from the first keys serves as long as no score
 // exceeds it by kLazy, since bf16 and fp32 both have room for probabilities up to 2^kLazy. A block
@@ -14,59 +14,19 @@
 #include "device/cpu/attention.h"
 #include "device/cpu/parallel.h"
 #include "device/cpu/scratch.h"
-#include "device/cpu/x86/avx512/vector.h"
+#include "device/cpu/x86/simd/vector.h"
 
 namespace atelier {
 namespace {
 
-constexpr int kColumns = 4;  // registers of 16 queries
-constexpr int kQueryBlock = 16 * kColumns;
+constexpr int kColumns = kLanes == 16 ? 4 : 2;  // registers of queries
+constexpr int kQueryBlock = kLanes * kColumns;
 constexpr int kRows = 6;  // keys per score tile: kRows * kColumns accumulators
 constexpr float kLazy = 64;  // in powers of two
 constexpr float kHidden = -1e30F;  // a score no key can reach
 
 template <class T>
-constexpr int kPerWord = sizeof(T) == 2 && kNativeBf16 ? 2 : 1;
-template <class T>
 constexpr int kKeyBlock = kPerWord<T> == 2 ? 192 : 48;  // probabilities of a block stay in L1
-
-/// acc + a . b where both hold words of T; `a` is one word for all lanes.
-template <class T>
-ATELIER_INLINE __m512 dot(__m512 acc, __m512i b, const uint32_t* a) {
-  const __m512i word = _mm512_set1_epi32(static_cast<int>(*a));
-#if defined(__AVX512BF16__)
-  if constexpr (kPerWord<T> == 2) return _mm512_dpbf16_ps(acc, (__m512bh)b, (__m512bh)word);
-#endif
-  return _mm512_fmadd_ps(_mm512_castsi512_ps(b), _mm512_castsi512_ps(word), acc);
-}
-
-#if defined(__AVX512BF16__)
-/// bf16 of `low` and `high` side by side in each word.
-ATELIER_INLINE __m512i pair_words(__m512 low, __m512 high) {
-  const __m512i interleave =
-      _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
-                       21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  return _mm512_permutexvar_epi16(interleave, (__m512i)_mm512_cvtne2ps_pbh(high, low));
-}
-#endif
-
-/// Up to 16 words of a row; `count` numbers are read, the rest is zero.
-template <class T>
-ATELIER_INLINE __m512i load_words(const T* p, int64_t count) {
-  if constexpr (kPerWord<T> == 2) {
-    return _mm512_maskz_loadu_epi16(count >= 32 ? ~__mmask32{0} : (1U << count) - 1, p);
-  } else {
-    return _mm512_castps_si512(load(p, first_lanes(count)));
-  }
-}
-template <class T>
-ATELIER_INLINE void store_words(T* p, __m512i words, int64_t count) {
-  if constexpr (kPerWord<T> == 2) {
-    _mm512_mask_storeu_epi16(p, count >= 32 ? ~__mmask32{0} : (1U << count) - 1, words);
-  } else {
-    store(p, _mm512_castsi512_ps(words), first_lanes(count));
-  }
-}
 
 /// The mask of one head: fp32 rows, and how far row i may look.
 struct HeadMask {
@@ -94,7 +54,7 @@ class HeadAttention {
   int64_t value_words(int64_t keys) const { return packed_keys(keys) / kWord * size(); }
   int64_t work_bytes() const {
     return (words() * kColumns + kKeys / kWord * kColumns + size() * kColumns + kKeys * kColumns) *
-           int64_t{sizeof(__m512)};
+           int64_t{sizeof(Vec)};
   }
 
   void pack(const T* k, int64_t k_stride, const T* v, int64_t v_stride, int64_t keys, int64_t begin,
@@ -104,37 +64,36 @@ class HeadAttention {
 
  private:
   struct Work {
-    __m512i *q, *p;
-    __m512 *o, *bias;
+    Words *q, *p;
+    Vec *o, *bias;
   };
   struct State {
-    __m512 reference[kColumns], sum[kColumns];
+    Vec reference[kColumns], sum[kColumns];
   };
 
   Work lay_out(void* memory) const {
-    __m512i* q = static_cast<__m512i*>(memory);
-    __m512i* p = q + words() * kColumns;
-    __m512* o = reinterpret_cast<__m512*>(p + kKeys / kWord * kColumns);
+    Words* q = static_cast<Words*>(memory);
+    Words* p = q + words() * kColumns;
+    Vec* o = reinterpret_cast<Vec*>(p + kKeys / kWord * kColumns);
     return {q, p, o, o + size() * kColumns};
   }
-  void load_queries(const T* q, int64_t stride, int64_t count, __m512i* out) const;
+  void load_queries(const T* q, int64_t stride, int64_t count, Words* out) const;
   void store_outputs(const Work& work, const State& state, int64_t count, T* out,
                      int64_t stride) const;
   void fill_bias(const HeadMask& mask, int64_t first_query, int64_t count, int64_t first_key,
-                 int64_t keys, __m512* bias) const;
-  ATELIER_INLINE void score(const uint32_t* k, int64_t words, const __m512i* q,
-                            __m512 (&s)[kRows][kColumns]);
+                 int64_t keys, Vec* bias) const;
+  ATELIER_INLINE void score(const uint32_t* k, int64_t words, const Words* q,
+                            Vec (&s)[kRows][kColumns]);
   template <bool kBiased, bool kPartial>
   ATELIER_INLINE_MEMBER void tile(const uint32_t* k, int64_t present, const Work& work,
-                                  const __m512* bias, const State& state, State& highest_and_sum,
-                                  __m512i* p) const;
+                                  const Vec* bias, const State& state, State& highest_and_sum,
+                                  Words* p) const;
   template <bool kBiased>
   void probabilities(const uint32_t* k, int64_t keys, const Work& work, const State& state,
                      State& next) const;
   template <int kDepth>
-  static void accumulate(const uint32_t* v, int64_t stride, const __m512i* p, int64_t steps,
-                         __m512* o);
-  void rescale(const State& highest, State& state, __m512* o) const;
+  static void accumulate(const uint32_t* v, int64_t stride, const Words* p, int64_t steps, Vec* o);
+  void rescale(const State& highest, State& state, Vec* o) const;
   template <bool kBiased>
   void block(const uint32_t* k, const uint32_t* v, int64_t keys, const Work& work,
              State& state) const;
@@ -150,40 +109,38 @@ void HeadAttention<T, kSize>::pack(const T* k, int64_t k_stride, const T* v, int
   uint32_t* values = packed + key_words(keys) + begin / kWord * size();
   for (int64_t j = begin; j < begin + kKeys; ++j, rows += words()) {
     const T* row = k + min64(j, keys - 1) * k_stride;
-    for (int64_t w = 0; w < words(); w += 16) {
+    for (int64_t w = 0; w < words(); w += kLanes) {
       const int64_t present = j < keys ? size() - w * kWord : 0;
-      _mm512_mask_storeu_epi32(rows + w, first_lanes(words() - w),
-                               load_words(row + w * kWord, present));
+      store_raw(rows + w, load_words(row + w * kWord, present), words() - w);
     }
   }
   for (int64_t j = begin; j < begin + kKeys; j += kWord, values += size()) {
-    for (int64_t d = 0; d < size(); d += 16) {
-      const __mmask16 lanes = first_lanes(size() - d);
-      const __mmask16 present = j < keys ? lanes : __mmask16{0};
+    for (int64_t d = 0; d < size(); d += kLanes) {
+      const int64_t left = size() - d;
       const T* row = v + min64(j, keys - 1) * v_stride + d;
-      __m512i word = _mm512_castps_si512(load(row, present));
+      Words word = to_words(load(row, first_lanes(j < keys ? left : 0)));
       if constexpr (kWord == 2) {
-        const __mmask16 next = j + 1 < keys ? lanes : __mmask16{0};
-        const __m512i high = _mm512_castps_si512(load(row + (next != 0 ? v_stride : 0), next));
-        word = _mm512_or_si512(_mm512_srli_epi32(word, 16), high);
+        const bool next = j + 1 < keys;
+        const Vec high = load(row + (next ? v_stride : 0), first_lanes(next ? left : 0));
+        word = pair_halves(from_words(word), high);
       }
-      _mm512_mask_storeu_epi32(values + d, lanes, word);
+      store_raw(values + d, word, left);
     }
   }
 }
 
 template <class T, int kSize>
 void HeadAttention<T, kSize>::load_queries(const T* q, int64_t stride, int64_t count,
-                                           __m512i* out) const {
+                                           Words* out) const {
   for (int c = 0; c < kColumns; ++c) {
-    for (int64_t w = 0; w < words(); w += 16) {
-      __m512i rows[16];
-      for (int i = 0; i < 16; ++i) {
-        const int64_t row = min64(c * 16 + i, count - 1);
+    for (int64_t w = 0; w < words(); w += kLanes) {
+      Words rows[kLanes];
+      for (int i = 0; i < kLanes; ++i) {
+        const int64_t row = min64(c * kLanes + i, count - 1);
         rows[i] = load_words(q + row * stride + w * kWord, size() - w * kWord);
       }
-      transpose16(rows);
-      for (int i = 0; i < min64(16, words() - w); ++i) out[(w + i) * kColumns + c] = rows[i];
+      transpose(rows);
+      for (int i = 0; i < min64(kLanes, words() - w); ++i) out[(w + i) * kColumns + c] = rows[i];
     }
   }
 }
@@ -191,27 +148,22 @@ void HeadAttention<T, kSize>::load_queries(const T* q, int64_t stride, int64_t c
 template <class T, int kSize>
 void HeadAttention<T, kSize>::store_outputs(const Work& work, const State& state, int64_t count,
                                             T* out, int64_t stride) const {
-  for (int c = 0; c < kColumns && c * 16 < count; ++c) {
+  for (int c = 0; c < kColumns && c * kLanes < count; ++c) {
     // A query that saw no key still has the hidden keys' score as its reference.
-    const __mmask16 seen = _mm512_cmp_ps_mask(state.reference[c], splat(kHidden / 2), _CMP_GT_OQ);
-    const __m512 inverse = _mm512_maskz_div_ps(seen, splat(1), state.sum[c]);
+    const Vec inverse =
+        where_greater(state.reference[c], splat(kHidden / 2), div(splat(1), state.sum[c]), zero());
     const auto number = [&](int64_t d) {
-      return d < size() ? _mm512_mul_ps(work.o[d * kColumns + c], inverse) : _mm512_setzero_ps();
+      return d < size() ? mul(work.o[d * kColumns + c], inverse) : zero();
     };
-    for (int64_t w = 0; w < words(); w += 16) {
-      __m512i rows[16];
-      for (int i = 0; i < 16; ++i) {
-#if defined(__AVX512BF16__)
-        if constexpr (kWord == 2) {
-          rows[i] = pair_words(number(2 * (w + i)), number(2 * (w + i) + 1));
-          continue;
-        }
-#endif
-        rows[i] = _mm512_castps_si512(number(w + i));
+    for (int64_t w = 0; w < words(); w += kLanes) {
+      Words rows[kLanes];
+      for (int i = 0; i < kLanes; ++i) {
+        const int64_t d = (w + i) * kWord;
+        rows[i] = make_words<T>(number(d), kWord == 2 ? number(d + 1) : zero());
       }
-      transpose16(rows);
-      for (int i = 0; i < min64(16, count - c * 16); ++i) {
-        store_words(out + (c * 16 + i) * stride + w * kWord, rows[i], size() - w * kWord);
+      transpose(rows);
+      for (int i = 0; i < min64(kLanes, count - c * kLanes); ++i) {
+        store_words(out + (c * kLanes + i) * stride + w * kWord, rows[i], size() - w * kWord);
       }
     }
   }
@@ -220,39 +172,27 @@ void HeadAttention<T, kSize>::store_outputs(const Work& work, const State& state
 // Additive terms of `keys` keys for the block's queries, in powers of two, as [key][kColumns].
 template <class T, int kSize>
 void HeadAttention<T, kSize>::fill_bias(const HeadMask& mask, int64_t first_query, int64_t count,
-                                        int64_t first_key, int64_t keys, __m512* bias) const {
-  const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-  for (int c = 0; c < kColumns; ++c) {
-    const __m512i row = _mm512_min_epi32(_mm512_add_epi32(lane, _mm512_set1_epi32(16 * c)),
-                                         _mm512_set1_epi32(static_cast<int>(count) - 1));
-    const __m512i offset =
-        _mm512_mullo_epi32(row, _mm512_set1_epi32(static_cast<int>(mask.query_stride)));
-    for (int64_t j = 0; j < keys; ++j) {
-      __m512 value = _mm512_setzero_ps();
-      if (mask.data != nullptr) {
-        const float* column = mask.data + first_query * mask.query_stride + first_key + j;
-        value = mask.query_stride == 0 ? splat(*column) : _mm512_i32gather_ps(offset, column, 4);
-        value = _mm512_max_ps(_mm512_mul_ps(value, splat(kLog2E)), splat(kHidden));
-      }
-      if (mask.causal) {
-        const __m512i last = _mm512_set1_epi32(static_cast<int>(first_key + j - first_query));
-        const __mmask16 later = _mm512_cmplt_epi32_mask(row, last);
-        value = _mm512_mask_mov_ps(value, later, splat(kHidden));
-      }
-      bias[j * kColumns + c] = value;
+                                        int64_t first_key, int64_t keys, Vec* bias) const {
+  alignas(64) float column[kQueryBlock];
+  for (int64_t j = 0; j < keys; ++j) {
+    for (int64_t i = 0; i < kQueryBlock; ++i) {
+      const int64_t query = first_query + min64(i, count - 1);
+      float value =
+          mask.data == nullptr ? 0 : mask.data[query * mask.query_stride + first_key + j] * kLog2E;
+      if (mask.causal && first_key + j > query) value = kHidden;
+      column[i] = value > kHidden ? value : kHidden;
     }
+    for (int c = 0; c < kColumns; ++c) bias[j * kColumns + c] = load_aligned(column + c * kLanes);
   }
 }
 
 template <class T, int kSize>
 ATELIER_INLINE_MEMBER void HeadAttention<T, kSize>::score(const uint32_t* k, int64_t words,
-                                                          const __m512i* q,
-                                                          __m512 (&s)[kRows][kColumns]) {
-  ATELIER_UNROLL for (auto& row : s) {
-    ATELIER_UNROLL for (__m512& value : row) value = _mm512_setzero_ps();
-  }
+                                                          const Words* q,
+                                                          Vec (&s)[kRows][kColumns]) {
+  ATELIER_UNROLL for (auto& row : s) { ATELIER_UNROLL for (Vec& value : row) value = zero(); }
   for (int64_t w = 0; w < words; ++w, q += kColumns) {
-    __m512i b[kColumns];
+    Words b[kColumns];
     ATELIER_UNROLL for (int c = 0; c < kColumns; ++c) b[c] = q[c];
     ATELIER_UNROLL for (int r = 0; r < kRows; ++r) {
       ATELIER_UNROLL for (int c = 0; c < kColumns; ++c) {
@@ -267,38 +207,30 @@ ATELIER_INLINE_MEMBER void HeadAttention<T, kSize>::score(const uint32_t* k, int
 template <class T, int kSize>
 template <bool kBiased, bool kPartial>
 ATELIER_INLINE_MEMBER void HeadAttention<T, kSize>::tile(const uint32_t* k, int64_t present,
-                                                         const Work& work, const __m512* bias,
+                                                         const Work& work, const Vec* bias,
                                                          const State& state, State& highest_and_sum,
-                                                         __m512i* p) const {
-  const __m512 scale = splat(scale_);
-  __m512 s[kRows][kColumns];
+                                                         Words* p) const {
+  const Vec scale = splat(scale_);
+  Vec s[kRows][kColumns];
   score(k, words(), work.q, s);
   ATELIER_UNROLL for (int c = 0; c < kColumns; ++c) {
-    __m512 m = highest_and_sum.reference[c], total = highest_and_sum.sum[c];
-    const __m512 reference = state.reference[c];
+    Vec m = highest_and_sum.reference[c], total = highest_and_sum.sum[c];
+    const Vec reference = state.reference[c];
     ATELIER_UNROLL for (int r = 0; r < kRows; ++r) {
       if (kPartial && r >= present) {
-        s[r][c] = _mm512_setzero_ps();
+        s[r][c] = zero();
         continue;
       }
-      const __m512 scaled = kBiased ? _mm512_fmadd_ps(s[r][c], scale, bias[r * kColumns + c])
-                                    : _mm512_mul_ps(s[r][c], scale);
-      m = _mm512_max_ps(m, scaled);
-      s[r][c] = exp2<kPrecision<T>>(_mm512_sub_ps(scaled, reference));
-      total = _mm512_add_ps(total, s[r][c]);
+      const Vec scaled =
+          kBiased ? fma(s[r][c], scale, bias[r * kColumns + c]) : mul(s[r][c], scale);
+      m = max(m, scaled);
+      s[r][c] = exp2<kPrecision<T>>(sub(scaled, reference));
+      total = add(total, s[r][c]);
     }
     highest_and_sum.reference[c] = m;
     highest_and_sum.sum[c] = total;
-#if defined(__AVX512BF16__)
-    if constexpr (kWord == 2) {
-      ATELIER_UNROLL for (int r = 0; r < kRows; r += 2) {
-        p[r / 2 * kColumns + c] = pair_words(s[r][c], s[r + 1][c]);
-      }
-      continue;
-    }
-#endif
-    ATELIER_UNROLL for (int r = 0; r < kRows; ++r) {
-      p[r * kColumns + c] = _mm512_castps_si512(s[r][c]);
+    ATELIER_UNROLL for (int r = 0; r < kRows; r += kWord) {
+      p[r / kWord * kColumns + c] = make_words<T>(s[r][c], s[r + kWord - 1][c]);
     }
   }
 }
@@ -321,14 +253,14 @@ void HeadAttention<T, kSize>::probabilities(const uint32_t* k, int64_t keys, con
 // O[kDepth rows] += V^T P^T over `steps` words of keys.
 template <class T, int kSize>
 template <int kDepth>
-void HeadAttention<T, kSize>::accumulate(const uint32_t* v, int64_t stride, const __m512i* p,
-                                         int64_t steps, __m512* o) {
-  __m512 a[kDepth][kColumns];
+void HeadAttention<T, kSize>::accumulate(const uint32_t* v, int64_t stride, const Words* p,
+                                         int64_t steps, Vec* o) {
+  Vec a[kDepth][kColumns];
   ATELIER_UNROLL for (int d = 0; d < kDepth; ++d) {
     ATELIER_UNROLL for (int c = 0; c < kColumns; ++c) a[d][c] = o[d * kColumns + c];
   }
   for (int64_t i = 0; i < steps; ++i, p += kColumns, v += stride) {
-    __m512i b[kColumns];
+    Words b[kColumns];
     ATELIER_UNROLL for (int c = 0; c < kColumns; ++c) b[c] = p[c];
     ATELIER_UNROLL for (int d = 0; d < kDepth; ++d) {
       ATELIER_UNROLL for (int c = 0; c < kColumns; ++c) a[d][c] = dot<T>(a[d][c], b[c], v + d);
@@ -340,14 +272,14 @@ void HeadAttention<T, kSize>::accumulate(const uint32_t* v, int64_t stride, cons
 }
 
 template <class T, int kSize>
-void HeadAttention<T, kSize>::rescale(const State& highest, State& state, __m512* o) const {
+void HeadAttention<T, kSize>::rescale(const State& highest, State& state, Vec* o) const {
   for (int c = 0; c < kColumns; ++c) {
-    const __m512 reference = _mm512_max_ps(highest.reference[c], state.reference[c]);
-    const __m512 factor = exp2<Precision::fp32>(_mm512_sub_ps(state.reference[c], reference));
+    const Vec reference = max(highest.reference[c], state.reference[c]);
+    const Vec factor = exp2<Precision::fp32>(sub(state.reference[c], reference));
     state.reference[c] = reference;
-    state.sum[c] = _mm512_mul_ps(state.sum[c], factor);
+    state.sum[c] = mul(state.sum[c], factor);
     for (int64_t d = 0; d < size(); ++d) {
-      o[d * kColumns + c] = _mm512_mul_ps(o[d * kColumns + c], factor);
+      o[d * kColumns + c] = mul(o[d * kColumns + c], factor);
     }
   }
 }
@@ -365,8 +297,8 @@ void HeadAttention<T, kSize>::block(const uint32_t* k, const uint32_t* v, int64_
     probabilities<kBiased>(k, keys, work, state, next);
     bool over = false;
     for (int c = 0; c < kColumns; ++c) {
-      const __m512 limit = _mm512_add_ps(state.reference[c], splat(kLazy));
-      over |= _mm512_cmp_ps_mask(next.reference[c], limit, _CMP_GT_OQ) != 0;
+      const Vec limit = add(state.reference[c], splat(kLazy));
+      over |= any_greater(next.reference[c], limit);
     }
     if (__builtin_expect(!over, 1)) {
       for (int c = 0; c < kColumns; ++c) state.sum[c] = next.sum[c];
@@ -395,21 +327,21 @@ void HeadAttention<T, kSize>::attend(const T* q, int64_t q_stride, int64_t first
   const int64_t visible = mask.causal ? min64(keys, first + count) : keys;
   State state;
   {
-    __m512 s[kRows][kColumns];
+    Vec s[kRows][kColumns];
     score(k, words(), work.q, s);
     if (mask.any()) fill_bias(mask, first, count, 0, min64(kRows, visible), work.bias);
     for (int c = 0; c < kColumns; ++c) {
-      __m512 m = splat(kHidden);
+      Vec m = splat(kHidden);
       for (int r = 0; r < kRows && r < visible; ++r) {
-        __m512 scaled = _mm512_mul_ps(s[r][c], splat(scale_));
-        if (mask.any()) scaled = _mm512_add_ps(scaled, work.bias[r * kColumns + c]);
-        m = _mm512_max_ps(m, scaled);
+        Vec scaled = mul(s[r][c], splat(scale_));
+        if (mask.any()) scaled = add(scaled, work.bias[r * kColumns + c]);
+        m = max(m, scaled);
       }
       state.reference[c] = m;
-      state.sum[c] = _mm512_setzero_ps();
+      state.sum[c] = zero();
     }
   }
-  for (int64_t i = 0; i < size() * kColumns; ++i) work.o[i] = _mm512_setzero_ps();
+  for (int64_t i = 0; i < size() * kColumns; ++i) work.o[i] = zero();
   for (int64_t j = 0; j < visible; j += kKeys) {
     const int64_t n = min64(kKeys, visible - j);
     const uint32_t* kj = k + j * words();

@@ -5,7 +5,7 @@
 
 #include "device/cpu/norms.h"
 #include "device/cpu/parallel.h"
-#include "device/cpu/x86/avx512/vector.h"
+#include "device/cpu/x86/simd/vector.h"
 
 namespace atelier {
 namespace {
@@ -16,10 +16,10 @@ void geglu_of(const CpuGeglu& run, const Parallel& parallel) {
     for (int64_t row = begin; row < end; ++row) {
       const T* x = static_cast<const T*>(run.x) + row * 2 * run.channels;
       T* y = static_cast<T*>(run.y) + row * run.channels;
-      for (int64_t c = 0; c < run.channels; c += 16) {
-        const __mmask16 lanes = first_lanes(run.channels - c);
-        const __m512 gate = gelu<kPrecision<T>>(load(x + run.channels + c, lanes));
-        store(y + c, _mm512_mul_ps(load(x + c, lanes), gate), lanes);
+      for (int64_t c = 0; c < run.channels; c += kLanes) {
+        const Lanes lanes = first_lanes(run.channels - c);
+        const Vec gate = gelu<kPrecision<T>>(load(x + run.channels + c, lanes));
+        store(y + c, mul(load(x + c, lanes), gate), lanes);
       }
     }
   });
@@ -31,8 +31,8 @@ void activate_with(const CpuActivate& run, const Parallel& parallel) {
   parallel_for(parallel, divide_up(run.count, kChunk), [&](int64_t begin, int64_t end) {
     const T* x = static_cast<const T*>(run.x);
     T* y = static_cast<T*>(run.y);
-    for (int64_t i = begin * kChunk; i < min64(end * kChunk, run.count); i += 16) {
-      const __mmask16 lanes = first_lanes(run.count - i);
+    for (int64_t i = begin * kChunk; i < min64(end * kChunk, run.count); i += kLanes) {
+      const Lanes lanes = first_lanes(run.count - i);
       store(y + i, activated<kPrecision<T>>(activation, load(x + i, lanes)), lanes);
     }
   });
