@@ -3,12 +3,14 @@
 
 load: engine ("eager", "openvino"), part ("unet", "vae"), folder (diffusers layout), dtype, threads,
       shapes ({input name: extents}). Answers {"ready": true, "variant": ...}.
-run:  input and output are safetensors files; answers {"seconds": ...}, the time of the call alone.
+run:  input and output are safetensors files; answers {"seconds": ..., "peak_rss_mb": ...}: the time of the
+      call alone, and the most memory this process ever had, in millions of bytes.
 
 The driver writes inputs once and alternates between workers, so that each sees the same machine.
 """
 import json
 import os
+import subprocess
 import sys
 import time
 
@@ -21,20 +23,21 @@ INPUTS = {"unet": ["sample", "timestep", "context"], "vae": ["latent"]}
 
 
 class Unet(torch.nn.Module):
-    def __init__(self, folder):
+    def __init__(self, folder, dtype):
         super().__init__()
         from diffusers import UNet2DConditionModel
-        self.net = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", local_files_only=True)
+        self.net = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", local_files_only=True,
+                                                        torch_dtype=dtype)
 
     def forward(self, sample, timestep, context):
         return self.net(sample, timestep, encoder_hidden_states=context, return_dict=False)[0]
 
 
 class Vae(torch.nn.Module):
-    def __init__(self, folder):
+    def __init__(self, folder, dtype):
         super().__init__()
         from diffusers import AutoencoderKL
-        self.net = AutoencoderKL.from_pretrained(folder, subfolder="vae", local_files_only=True)
+        self.net = AutoencoderKL.from_pretrained(folder, subfolder="vae", local_files_only=True, torch_dtype=dtype)
 
     def forward(self, latent):
         return self.net.decode(latent, return_dict=False)[0]
@@ -48,7 +51,7 @@ class Eager:
 
     def __init__(self, job):
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[job["dtype"]]
-        self.module = PARTS[job["part"]](job["folder"]).eval().to(self.dtype)
+        self.module = PARTS[job["part"]](job["folder"], self.dtype).eval()
         self.format = torch.contiguous_format
         inputs = [torch.randn(job["shapes"][n]) for n in INPUTS[job["part"]]]
         times = {}
@@ -70,24 +73,35 @@ class Eager:
         return self.module(*inputs).float()
 
 
+def converted_path(job):
+    extents = "x".join(map(str, job["shapes"][INPUTS[job["part"]][0]]))
+    return os.path.join(job["folder"], "openvino", f"{job['part']}_{extents}.xml")
+
+
+def convert(job):
+    """Writes the part as OpenVINO's graph of these shapes, fp32."""
+    import openvino as ov
+    shapes = [job["shapes"][n] for n in INPUTS[job["part"]]]
+    module = PARTS[job["part"]](job["folder"], torch.float32).eval()
+    with torch.no_grad():
+        model = ov.convert_model(module, example_input=tuple(torch.randn(s) for s in shapes),
+                                 input=[(ov.PartialShape(s), ov.Type.f32) for s in shapes])
+    path = converted_path(job)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    ov.save_model(model, path + ".part.xml", compress_to_fp16=False)
+    os.replace(path + ".part.bin", path[:-len("xml")] + "bin")
+    os.replace(path + ".part.xml", path)
+
+
 class OpenVino:
     """The same module converted, fixed in shape and compiled for the CPU plugin."""
 
     def __init__(self, job):
         import openvino as ov
-        shapes = [job["shapes"][n] for n in INPUTS[job["part"]]]
-        name = f"{job['part']}_{'x'.join(map(str, shapes[0]))}.xml"
-        path = os.path.join(job["folder"], "openvino", name)
+        path = converted_path(job)
+        if not os.path.exists(path):  # in a process of its own: its memory is no part of what is measured
+            subprocess.run([sys.executable, os.path.abspath(__file__), "--convert", json.dumps(job)], check=True)
         core = ov.Core()
-        if not os.path.exists(path):
-            module = PARTS[job["part"]](job["folder"]).eval()
-            example = [torch.randn(s) for s in shapes]
-            with torch.no_grad():
-                model = ov.convert_model(module, example_input=tuple(example),
-                                         input=[(ov.PartialShape(s), ov.Type.f32) for s in shapes])
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            ov.save_model(model, path, compress_to_fp16=False)
-            del module, model
         precision = {"fp32": "f32", "bf16": "bf16"}[job["dtype"]]
         self.compiled = core.compile_model(path, "CPU", {
             "INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": job["threads"],
@@ -100,10 +114,17 @@ class OpenVino:
         return torch.from_numpy(np.array(next(iter(result.values()))))
 
 
+def peak_rss_mb():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 / 1e6 for line in file if line.startswith("VmHWM:"))
+
+
 ENGINES = {"eager": Eager, "openvino": OpenVino}
 
 
 def main():
+    if sys.argv[1:2] == ["--convert"]:
+        return convert(json.loads(sys.argv[2]))
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # libraries may print; answers have a channel of their own
     engine = part = None
@@ -121,7 +142,7 @@ def main():
             seconds = time.perf_counter() - start
             if job.get("output"):
                 save_file({"result": result.contiguous()}, job["output"])
-            out.write(json.dumps({"seconds": seconds}) + "\n")
+            out.write(json.dumps({"seconds": seconds, "peak_rss_mb": peak_rss_mb()}) + "\n")
         else:
             break
 

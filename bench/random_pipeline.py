@@ -1,10 +1,11 @@
-"""Writes an SD1.5-shaped pipeline with random weights in the diffusers folder layout, once.
+"""Writes an SD1.5-shaped pipeline with random weights in the diffusers folder layout, once: FOLDER.
 
 Widths and depths are SD1.5's; weights are small enough that activations stay of order one, so that
 errors between engines mean something.
 """
 import json
 import os
+import sys
 
 import torch
 
@@ -31,3 +32,7 @@ def write(folder, seed=0):
     with open(os.path.join(folder, "model_index.json"), "w") as file:
         json.dump({"_class_name": "StableDiffusionPipeline"}, file)
     open(marker, "w").close()
+
+
+if __name__ == "__main__":
+    write(sys.argv[1])

@@ -4,7 +4,8 @@
 //   {"op":"load","part":"unet"|"vae","folder":F,"dtype":"fp32"|"bf16","threads":N}
 //   {"op":"run","input":FILE,"output":FILE}   safetensors with sample, timestep, context or latent
 //   {"op":"quit"}
-// Answers {"ready":true}, {"seconds":S} (the call alone) or {"error":TEXT}.
+// Answers {"ready":true}, {"seconds":S,"peak_rss_mb":M} (the call alone; the most memory this process
+// ever had, in millions of bytes) or {"error":TEXT}.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
@@ -17,6 +18,7 @@
 #include "base/json.h"
 #include "device/cpu/allocation.h"
 #include "device/device.h"
+#include "device/memory_info.h"
 #include "formats/checkpoint.h"
 #include "formats/model_folder.h"
 #include "formats/safetensors.h"
@@ -106,7 +108,9 @@ Json answer(const Json& job, std::unique_ptr<Part>& part) {
     return {{"ready", true}};
   }
   if (!part) throw Error(ErrorCode::invalid_argument, {.expected = "load before run"});
-  return {{"seconds", part->run(job)}};
+  const double seconds = part->run(job);
+  const auto peak = static_cast<double>(read_process_memory().peak.count());
+  return {{"seconds", seconds}, {"peak_rss_mb", 1e-6 * peak}};
 }
 
 }  // namespace

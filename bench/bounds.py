@@ -1,0 +1,73 @@
+"""What the measures are meant to reach, and the table that says which of it holds.
+
+A time, an error or a share of memory is good when it is small: the figure must be at most the bound. A
+rate is good when it is large: it must be at least the bound.
+"""
+from typing import NamedTuple
+
+
+class Bound(NamedTuple):
+    name: str  # of the row; a trailing * stands for any ending
+    dtype: str
+    peer_name: str  # of the row
+    figure: str  # the row's member that is judged: "ratio" or "ours"
+    limit: float
+    aim: float | None = None
+
+    def rows(self, rows):
+        fits = (lambda n: n.startswith(self.name[:-1])) if self.name.endswith("*") else (lambda n: n == self.name)
+        return [r for r in rows if fits(r["name"]) and r["dtype"] == self.dtype and r["peer_name"] == self.peer_name]
+
+
+EAGER, OPENVINO, ATEN = "PyTorch eager", "OpenVINO", "ATen"
+UNET, SMALL, VAE = "UNet SD1.5 512x512 CFG", "UNet SD1.5 256x256 CFG", "VAE decode 512x512"
+ERROR = ": error against fp32"
+WEIGHTS = "weights in compute dtype + activations"
+BOUNDS = [
+    Bound(UNET, "bf16", EAGER, "ratio", 0.50),
+    Bound(UNET, "bf16", OPENVINO, "ratio", 0.75, 0.58),
+    Bound(UNET, "fp32", EAGER, "ratio", 0.55),
+    Bound(UNET, "fp32", OPENVINO, "ratio", 0.85, 0.68),
+    Bound(SMALL, "bf16", EAGER, "ratio", 0.60),
+    Bound(SMALL, "bf16", OPENVINO, "ratio", 0.80, 0.65),
+    Bound(VAE, "bf16", EAGER, "ratio", 0.50),
+    Bound(VAE, "bf16", OPENVINO, "ratio", 0.62, 0.45),
+    Bound(VAE, "fp32", EAGER, "ratio", 0.50),
+    Bound(VAE, "fp32", OPENVINO, "ratio", 0.62, 0.45),
+    Bound("attention *", "bf16", ATEN, "ratio", 4, 5),
+    Bound("attention *", "fp32", ATEN, "ratio", 4, 5),
+    Bound(UNET + ERROR, "bf16", OPENVINO, "ratio", 1.0, 0.6),
+    Bound(VAE + ERROR, "bf16", OPENVINO, "ratio", 1.2, 1.1),
+    Bound("whole run 512x512: peak memory", "bf16", WEIGHTS, "ratio", 1.35, 1.2),
+    Bound("whole run 512x512: start to first step", "bf16", "none", "ours", 3, 1.5),
+    Bound("whole run 512x512: outside denoise() per step", "bf16", "whole step", "ratio", 0.02, 0.005),
+]
+
+
+def judge(row, bound):
+    """"holds, aim reached", "holds" or "missed"."""
+    sign = -1 if row["better"] == "more" else 1
+    reaches = lambda wanted: sign * row[bound.figure] <= sign * wanted
+    if bound.aim is not None and reaches(bound.aim):
+        return "holds, aim reached"
+    return "holds" if reaches(bound.limit) else "missed"
+
+
+def number(value):
+    return f"{value:.4g}" if value >= 0.001 else f"{value:.1e}"
+
+
+def print_verdicts(rows):
+    """One line per bound and row; bounds without a row are named as not measured."""
+    print(f"\n{'bound':52} {'type':5} {'figure':>8} {'bound':>8} {'aim':>9}  verdict")
+    for bound in BOUNDS:
+        found = bound.rows(rows)
+        if not found:
+            print(f"{bound.name:52} {bound.dtype:5} {'-':>8} {number(bound.limit):>8} {'':9}  not measured"
+                  f" (against {bound.peer_name})")
+        for row in found:
+            sign = ">=" if row["better"] == "more" else "<="
+            aim = f"{sign} {number(bound.aim)}" if bound.aim is not None else ""
+            against = "" if bound.figure == "ours" else f", against {bound.peer_name}"
+            print(f"{row['name']:52} {row['dtype']:5} {number(row[bound.figure]):>8} "
+                  f"{sign + ' ' + number(bound.limit):>8} {aim:>9}  {judge(row, bound)}{against}")
