@@ -3,8 +3,8 @@
 #
 # ATELIER_TORCH (cache or environment) names a libtorch folder or an installed torch package;
 # otherwise the wheel in .venv is used. Defines atelier_use_torch(target).
-if(NOT ATELIER_TORCH AND DEFINED ENV{ATELIER_TORCH})
-  set(ATELIER_TORCH $ENV{ATELIER_TORCH})
+if(NOT ATELIER_TORCH AND NOT "$ENV{ATELIER_TORCH}" STREQUAL "")
+  file(REAL_PATH "$ENV{ATELIER_TORCH}" ATELIER_TORCH BASE_DIRECTORY ${CMAKE_SOURCE_DIR} EXPAND_TILDE)
 endif()
 if(NOT ATELIER_TORCH)
   file(GLOB found ${CMAKE_SOURCE_DIR}/.venv/lib/python3*/site-packages/torch)

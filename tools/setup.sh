@@ -12,11 +12,22 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+for option in "$@"; do
+  case $option in
+    --lint | --cuda | --bench | --golden) ;;
+    *) echo "tools/setup.sh: unknown option '$option'; see the top of the file" >&2; exit 2 ;;
+  esac
+done
+
 packages=(build-essential cmake ninja-build ccache mold git python3 python3-venv
   libfmt-dev libspdlog-dev nlohmann-json3-dev libcli11-dev
-  libre2-dev libicu-dev libpng-dev libjpeg-dev libwebp-dev
-  libgtest-dev libbenchmark-dev)
+  libicu-dev libpng-dev zlib1g-dev libjpeg-dev libwebp-dev libgtest-dev)
 
+if ! command -v dpkg-query >/dev/null; then
+  echo "This is no Debian or Ubuntu, so nothing can be installed here. Needed are what these packages hold:" >&2
+  echo "  ${packages[*]}" >&2
+  exit 1
+fi
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok installed$' ||
@@ -34,8 +45,8 @@ if [ ${#missing[@]} -gt 0 ]; then
   install="apt-get install -y --no-install-recommends ${missing[*]}"
   if [ "$(id -u)" = 0 ]; then
     as_root=()
-  elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
-    as_root=(sudo)
+  elif command -v sudo >/dev/null && { [ -t 0 ] || sudo -n true 2>/dev/null; }; then
+    as_root=(sudo) # on a terminal it may ask for the password
   else
     echo "Some packages are missing. Run this, then repeat the command:" >&2
     echo "  sudo apt-get update && sudo $install" >&2
@@ -73,6 +84,5 @@ for option in "$@"; do
     --cuda) venv .venv-cuda nvidia-cuda-nvcc==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-cccl==13.0.85 ;;
     --bench) venv .venv-bench torch==2.13.0 diffusers==0.42.1 transformers==5.23.0 openvino==2026.4.1 numpy ;;
     --golden) venv .venv-golden -r tools/golden/requirements.txt ;;
-    *) echo "tools/setup.sh: unknown option '$option'; see the top of the file" >&2; exit 2 ;;
   esac
 done
