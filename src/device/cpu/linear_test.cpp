@@ -139,6 +139,12 @@ TEST_P(LinearTest, DeepAndTallProductsAgree) {
   expect_right({{type(), 96, 64}, 1500});
 }
 
+// An odd number of row blocks, the last not full, past more panels than one group has.
+TEST_P(LinearTest, SeveralGroupsOfPanelsAgree) {
+  expect_right({{type(), 320, 1280}, 77});
+  expect_right({{type(), 768, 640}, 77});
+}
+
 INSTANTIATE_TEST_SUITE_P(Isa, LinearTest, testing::ValuesIn(all_variants()), variant_name);
 
 }  // namespace

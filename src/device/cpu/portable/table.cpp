@@ -3,6 +3,7 @@
 #include "device/cpu/portable/portable.h"
 
 namespace atelier::portable {
+namespace {
 
 bool no_linear(const CpuLinear&) { return false; }
 int64_t no_linear_bytes(const CpuLinear&) { return 0; }
@@ -22,6 +23,8 @@ int64_t no_conv_scratch(const CpuConv&, const CpuPicture&, int) { return 0; }
 void no_conv_run(const CpuConv&, const CpuConvRun&, const Parallel&) {
   ATELIER_CHECK(!"a convolution was run that conv_method() leaves to the library");
 }
+
+}  // namespace
 
 const CpuKernels kKernels{
     .isa = CpuIsa::portable,

@@ -4,9 +4,9 @@
 #include "device/cpu/x86/amx/conv.h"
 #include "device/cpu/x86/amx/linear.h"
 #include "device/cpu/x86/simd/attention.h"
+#include "device/cpu/x86/simd/conv.h"
 #include "device/cpu/x86/simd/elementwise.h"
 #include "device/cpu/x86/simd/norms.h"
-#include "device/cpu/x86/simd/winograd.h"
 #include "device/cpu/x86/tables.h"
 
 namespace atelier {
@@ -26,6 +26,20 @@ void attend(const CpuAttention& s, const CpuHeads& q, const void* packed, const 
             const CpuHeads& out, const Parallel& parallel) {
   s.type == CpuType::fp32 ? atelier::attend(s, q, packed, mask, out, parallel)
                           : tiled::attend(s, q, packed, mask, out, parallel);
+}
+
+int64_t linear_weight_bytes(const CpuLinear& layer) {
+  return layer.type == CpuType::fp32 ? atelier::linear_weight_bytes(layer)
+                                     : tiled::linear_weight_bytes(layer);
+}
+void pack_linear(const CpuLinear& layer, const CpuWeights& weights, void* packed,
+                 const Parallel& parallel) {
+  layer.type == CpuType::fp32 ? atelier::pack_linear(layer, weights, packed, parallel)
+                              : tiled::pack_linear(layer, weights, packed, parallel);
+}
+void linear(const CpuLinear& layer, const CpuLinearRun& run, const Parallel& parallel) {
+  layer.type == CpuType::fp32 ? atelier::linear(layer, run, parallel)
+                              : tiled::linear(layer, run, parallel);
 }
 
 CpuConvMethod conv_method(const CpuConv& layer) {
@@ -58,10 +72,10 @@ const CpuKernels kAmxKernels{
     .packed_kv_bytes = chosen::packed_kv_bytes,
     .pack_kv = chosen::pack_kv,
     .attend = chosen::attend,
-    .linear_supported = tiled::linear_supported,
-    .linear_weight_bytes = tiled::linear_weight_bytes,
-    .pack_linear = tiled::pack_linear,
-    .linear = tiled::linear,
+    .linear_supported = linear_supported,
+    .linear_weight_bytes = chosen::linear_weight_bytes,
+    .pack_linear = chosen::pack_linear,
+    .linear = chosen::linear,
     .conv_method = chosen::conv_method,
     .conv_weight_bytes = chosen::conv_weight_bytes,
     .pack_conv = chosen::pack_conv,

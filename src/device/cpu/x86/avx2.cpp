@@ -1,9 +1,9 @@
 // Kernels for AVX2 with FMA and F16C: bf16 is widened to fp32 where it is read.
 #include "device/cpu/portable/portable.h"
 #include "device/cpu/x86/simd/attention.h"
+#include "device/cpu/x86/simd/conv.h"
 #include "device/cpu/x86/simd/elementwise.h"
 #include "device/cpu/x86/simd/norms.h"
-#include "device/cpu/x86/simd/winograd.h"
 #include "device/cpu/x86/tables.h"
 
 namespace atelier {

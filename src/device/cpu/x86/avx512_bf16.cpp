@@ -1,9 +1,9 @@
 // Kernels for AVX-512 with native bf16 products.
 #include "device/cpu/portable/portable.h"
 #include "device/cpu/x86/simd/attention.h"
+#include "device/cpu/x86/simd/conv.h"
 #include "device/cpu/x86/simd/elementwise.h"
 #include "device/cpu/x86/simd/norms.h"
-#include "device/cpu/x86/simd/winograd.h"
 #include "device/cpu/x86/tables.h"
 
 namespace atelier {

@@ -15,6 +15,7 @@
 
 #include "device/cpu/conv.h"
 #include "device/cpu/x86/amx/linear.h"
+#include "device/cpu/x86/simd/conv.h"
 
 namespace atelier {
 namespace {
@@ -40,51 +41,52 @@ struct TapShape {
   int64_t phase_bytes() const { return panels * steps() * 2 * kTileBytes; }
 };
 
-/// Weights of one output, [C][k][k], as bf16 [taps][C rounded up] for one phase.
-template <class S>
-void spread_taps(const CpuConv& layer, const TapShape& shape, const S* weights, int64_t phase,
-                 Bf16* taps) {
-  const int64_t width = shape.depth * kTileWidth;
-  memset(taps, 0, static_cast<size_t>(shape.taps() * width) * sizeof(Bf16));
-  const int64_t count = int64_t{layer.kernel} * layer.kernel;
-  for (int64_t c = 0; c < shape.inputs; ++c, weights += count) {
-    if (!layer.upsample) {
-      for (int64_t t = 0; t < count; ++t) narrow(widen(weights[t]), taps[t * width + c]);
-      continue;
-    }
-    // As in sum_phase_weights().
-    float sums[4] = {};
-    const int64_t down = phase / 2, right = phase % 2;
-    for (int64_t t = 0; t < count; ++t) {
-      const int64_t i = (down + t / 3 + 1) / 2 - down, j = (right + t % 3 + 1) / 2 - right;
-      sums[i * 2 + j] += widen(weights[t]);
-    }
-    for (int64_t t = 0; t < 4; ++t) narrow(sums[t], taps[t * width + c]);
+/// Where in its kernel's taps the weight of one tap of one phase is found: the taps it sums.
+struct TapSum {
+  int count;
+  int64_t taps[4];
+};
+inline TapSum tap_sum(const CpuConv& layer, int64_t phase, int64_t tap) {
+  if (!layer.upsample) return {1, {tap}};
+  // As in sum_phase_weights().
+  TapSum sum{};
+  const int64_t down = phase / 2, right = phase % 2;
+  for (int64_t t = 0; t < 9; ++t) {
+    const int64_t i = (down + t / 3 + 1) / 2 - down, j = (right + t % 3 + 1) / 2 - right;
+    if (i * 2 + j == tap) sum.taps[sum.count++] = t;
   }
+  return sum;
+}
+
+/// Bytes of columns a panel's packing works on: one tile of inputs with all their taps.
+inline int64_t column_bytes(const CpuConv& layer) {
+  return kTileWidth * layer.kernel * layer.kernel * kPanelColumns * int64_t{sizeof(float)};
 }
 
 template <class S>
 void pack_conv_panel(const CpuConv& layer, const TapShape& shape, const S* weights, int64_t phase,
-                     int64_t panel, Bf16* taps, char* packed) {
-  const int64_t row_numbers = shape.steps() * kTileWidth;
+                     int64_t panel, float* columns, char* packed) {
+  const int64_t count = int64_t{layer.kernel} * layer.kernel, row = shape.inputs * count;
   const int64_t first = panel * kPanelColumns;
-  const int64_t present = min64(kPanelColumns, shape.outputs - first);
-  for (int64_t i = 0; i < present; ++i) {
-    const int64_t numbers = shape.inputs * layer.kernel * layer.kernel;
-    spread_taps(layer, shape, weights + (first + i) * numbers, phase, taps + i * row_numbers);
-  }
   char* out = packed + phase * shape.phase_bytes() + panel * shape.steps() * 2 * kTileBytes;
-  for (int64_t step = 0; step < shape.steps(); ++step) {
-    const int64_t tap = step % shape.taps(), e = step / shape.taps();
-    const int64_t from = (tap * shape.depth + e) * kTileWidth;
-    for (int64_t tile = 0; tile < 2; ++tile, out += kTileBytes) {
-      __m512i rows[16];
-      for (int64_t i = 0; i < 16; ++i) {
-        const int64_t row = tile * 16 + i;
-        rows[i] = row < present ? _mm512_loadu_si512(taps + row * row_numbers + from)
-                                : _mm512_setzero_si512();
+  for (int64_t e = 0; e < shape.depth; ++e) {
+    read_columns(weights + first * row, row, shape.outputs - first, e * kTileWidth * count,
+                 kTileWidth * count, kPanelColumns, columns);
+    for (int64_t tap = 0; tap < shape.taps(); ++tap) {
+      const TapSum sum = tap_sum(layer, phase, tap);
+      for (int64_t output = 0; output < kPanelColumns; output += 16) {
+        const auto weight = [&](int64_t input) {
+          const float* of_input = columns + input * count * kPanelColumns + output;
+          Vec total = load(of_input + sum.taps[0] * kPanelColumns);
+          for (int i = 1; i < sum.count; ++i) {
+            total = add(total, load(of_input + sum.taps[i] * kPanelColumns));
+          }
+          return total;
+        };
+        for (int64_t pair = 0; pair < 16; ++pair, out += 64) {
+          _mm512_store_si512(out, make_words<Bf16>(weight(2 * pair), weight(2 * pair + 1)));
+        }
       }
-      store_tile(rows, out);
     }
   }
 }
@@ -327,29 +329,6 @@ inline void run_conv_task(const CpuConv& layer, const TapShape& shape, const Cpu
                   shape.panels * (part + 1) / tasks.panel_tasks, sums);
 }
 
-/// A kernel of one pixel is a linear layer, whose weights are packed alike.
-inline bool is_linear(const CpuConv& layer) {
-  return layer.kernel == 1 && layer.stride == 1 && layer.pad_begin == 0 && layer.pad_end == 0;
-}
-inline void run_pointwise(const CpuConv& layer, const CpuConvRun& run, const Parallel& parallel) {
-  const int64_t pixels = run.input.height * run.input.width;
-  const int64_t pictures = run.bias_batch_stride == 0 ? 1 : run.input.batch;
-  const int64_t rows = run.input.batch * pixels / pictures;
-  for (int64_t i = 0; i < pictures; ++i) {
-    run_linear<CpuEpilogue::plain>(
-        {layer.type, layer.inputs, layer.outputs},
-        {.rows = rows,
-         .x = static_cast<const Bf16*>(run.x) + i * rows * layer.inputs,
-         .x_stride = layer.inputs,
-         .packed = run.packed,
-         .bias = run.bias == nullptr ? nullptr : run.bias + i * run.bias_batch_stride,
-         .y = static_cast<Bf16*>(run.y) + i * rows * layer.outputs,
-         .y_stride = layer.outputs,
-         .accumulate = run.accumulate},
-        parallel);
-  }
-}
-
 bool conv_supported(const CpuConv& layer) {
   const bool doubled =
       layer.kernel == 3 && layer.stride == 1 && layer.pad_begin == 1 && layer.pad_end == 1;
@@ -364,16 +343,16 @@ void pack_conv(const CpuConv& layer, const CpuWeights& weights, void* packed,
   const TapShape shape(layer);
   with_weights(weights, [&](const auto* numbers) {
     parallel_for(parallel, shape.phases * shape.panels, [&](int64_t begin, int64_t end) {
-      const Scratch taps(kPanelColumns * shape.steps() * 64);
+      const Scratch columns(column_bytes(layer));
       for (int64_t i = begin; i < end; ++i) {
         pack_conv_panel(layer, shape, numbers, i / shape.panels, i % shape.panels,
-                        static_cast<Bf16*>(taps.data()), static_cast<char*>(packed));
+                        static_cast<float*>(columns.data()), static_cast<char*>(packed));
       }
     });
   });
 }
 int64_t conv_scratch_bytes(const CpuConv& layer, const CpuPicture& input, int threads) {
-  if (is_linear(layer)) {
+  if (is_pointwise(layer)) {
     const LinearShape shape({layer.type, layer.inputs, layer.outputs});
     return threads * (2 * shape.steps * kTileBytes * 2 + kMostBlocks * kSumBytes);
   }
@@ -382,7 +361,11 @@ int64_t conv_scratch_bytes(const CpuConv& layer, const CpuPicture& input, int th
   return threads * ConvMemory(shape, grid, ConvTasks(shape, grid, threads)).bytes();
 }
 void conv(const CpuConv& layer, const CpuConvRun& run, const Parallel& parallel) {
-  if (is_linear(layer)) return run_pointwise(layer, run, parallel);
+  if (is_pointwise(layer)) {
+    return run_pointwise(layer, run, [&](const CpuLinear& as_linear, const CpuLinearRun& rows) {
+      tiled::linear(as_linear, rows, parallel);
+    });
+  }
   const TapShape shape(layer);
   const ConvGrid grid(layer, shape, run.input, 0);
   const ConvTasks tasks(shape, grid, parallel.threads());

@@ -9,6 +9,7 @@
 #include "device/cpu/parallel.h"
 #include "device/cpu/scratch.h"
 #include "device/cpu/x86/amx/tiles.h"
+#include "device/cpu/x86/simd/columns.h"
 
 namespace atelier {
 namespace {
@@ -200,19 +201,6 @@ void multiply_panels(PanelProducts<epilogue>& products, const RowBlock* blocks, 
 ATELIER_INLINE void store_tile(__m512i (&rows)[16], char* tile) {
   transpose(rows);
   for (int i = 0; i < 16; ++i) _mm512_store_si512(tile + i * 64, rows[i]);
-}
-
-/// Calls body(T*) with the weights' storage type.
-template <class F>
-void with_weights(const CpuWeights& weights, const F& body) {
-  switch (weights.type) {
-    case CpuType::fp32:
-      return body(static_cast<const float*>(weights.data));
-    case CpuType::bf16:
-      return body(static_cast<const Bf16*>(weights.data));
-    case CpuType::fp16:
-      return body(static_cast<const Fp16*>(weights.data));
-  }
 }
 
 /// 32 numbers rounded to bf16; the first `count` are read, the rest is zero.

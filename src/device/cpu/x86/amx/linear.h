@@ -125,16 +125,17 @@ void run_along_rows(const LinearShape& shape, const LinearRows& rows,
                     int64_t last, char* memory) {
   const int64_t group = max64(1, kPanelBytes / (shape.steps * 2 * kTileBytes));
   char* sums = memory + 2 * rows.block_bytes();
-  RowBlock blocks[2];
+  RowBlock blocks[2];  // taken in turns: the one before may still be written from
+  int64_t turn = 0;
   for (int64_t from = first; from < last; from += group) {
     const int64_t to = min64(from + group, last);
-    for (int64_t i = begin; i < end; ++i) {
-      rows.prepare(i, memory + i % 2 * rows.block_bytes(), blocks[i % 2]);
+    for (int64_t i = begin; i < end; ++i, turn ^= 1) {
+      rows.prepare(i, memory + turn * rows.block_bytes(), blocks[turn]);
       const int64_t lines = i + 1 < end && !rows.copied(i + 1) ? rows.block_bytes() / 64 : 0;
       const char* next = rows.at(i + 1);
       for (int64_t panel = from; panel < to; ++panel) {
         const int64_t part = panel - from, parts = to - from;
-        products.run(blocks[i % 2], panel, 0, shape.steps, sums, next + lines * part / parts * 64,
+        products.run(blocks[turn], panel, 0, shape.steps, sums, next + lines * part / parts * 64,
                      next + lines * (part + 1) / parts * 64);
       }
     }
@@ -185,10 +186,6 @@ void run_linear(const CpuLinear& layer, const CpuLinearRun& run, const Parallel&
   });
 }
 
-bool linear_supported(const CpuLinear& layer) {
-  return layer.type == CpuType::bf16 &&
-         (layer.epilogue != CpuEpilogue::geglu || layer.outputs % 2 == 0);
-}
 int64_t linear_weight_bytes(const CpuLinear& layer) {
   const LinearShape shape(layer);
   return shape.panels * shape.steps * 2 * kTileBytes;

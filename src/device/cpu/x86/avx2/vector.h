@@ -84,6 +84,10 @@ ATELIER_INLINE Vec load(const float* p, Lanes lanes) { return _mm256_maskload_ps
 ATELIER_INLINE Vec load(const Bf16* p, Lanes lanes) {
   return is_all(lanes) ? load(p) : widen8(Partial<Bf16>(p, lanes).bits());
 }
+ATELIER_INLINE Vec load(const Fp16* p, Lanes lanes) {
+  return _mm256_cvtph_ps(is_all(lanes) ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(p))
+                                       : Partial<Fp16>(p, lanes).bits());
+}
 ATELIER_INLINE void store(float* p, Vec value) { _mm256_storeu_ps(p, value); }
 ATELIER_INLINE void store(float* p, Vec value, Lanes lanes) {
   _mm256_maskstore_ps(p, lanes, value);

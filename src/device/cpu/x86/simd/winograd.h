@@ -11,6 +11,7 @@
 
 #include "device/cpu/conv.h"
 #include "device/cpu/x86/simd/attention.h"
+#include "device/cpu/x86/simd/columns.h"
 
 namespace atelier {
 namespace {
@@ -73,22 +74,23 @@ class Winograd {
   int64_t inputs_, outputs_, words_;
 };
 
-/// G g G^T of one 3x3 kernel.
-template <class S>
-ATELIER_INLINE void transform_kernel(const S* g, float (&u)[16]) {
-  float rows[4][3];
-  for (int j = 0; j < 3; ++j) {
-    const float a = widen(g[j]), b = widen(g[3 + j]), c = widen(g[6 + j]);
+/// G g G^T of kLanes outputs' 3x3 kernels; tap t lies at g + t * stride.
+ATELIER_INLINE void transform_kernel(const float* g, int64_t stride, Vec (&u)[16]) {
+  const Vec half = splat(0.5F);
+  Vec rows[4][3];
+  ATELIER_UNROLL for (int j = 0; j < 3; ++j) {
+    const Vec a = load(g + j * stride), b = load(g + (3 + j) * stride);
+    const Vec c = load(g + (6 + j) * stride);
     rows[0][j] = a;
-    rows[1][j] = 0.5F * (a + b + c);
-    rows[2][j] = 0.5F * (a - b + c);
+    rows[1][j] = mul(half, add(add(a, b), c));
+    rows[2][j] = mul(half, add(sub(a, b), c));
     rows[3][j] = c;
   }
-  for (int i = 0; i < 4; ++i) {
-    const float a = rows[i][0], b = rows[i][1], c = rows[i][2];
+  ATELIER_UNROLL for (int i = 0; i < 4; ++i) {
+    const Vec a = rows[i][0], b = rows[i][1], c = rows[i][2];
     u[i * 4] = a;
-    u[i * 4 + 1] = 0.5F * (a + b + c);
-    u[i * 4 + 2] = 0.5F * (a - b + c);
+    u[i * 4 + 1] = mul(half, add(add(a, b), c));
+    u[i * 4 + 2] = mul(half, add(sub(a, b), c));
     u[i * 4 + 3] = c;
   }
 }
@@ -96,20 +98,22 @@ ATELIER_INLINE void transform_kernel(const S* g, float (&u)[16]) {
 template <class T>
 template <class S>
 void Winograd<T>::pack(const S* weights, int64_t block, Word* packed) const {
+  constexpr int64_t kInputs = 16;  // whose columns are at hand at a time
   Word* out = packed + block * block_words();
-  memset(out, 0, static_cast<size_t>(block_words()) * sizeof(Word));
-  for (int64_t o = 0; o < min64(kOutputs, outputs_ - block * kOutputs); ++o) {
-    for (int64_t c = 0; c < inputs_; ++c) {
-      float u[16];
-      transform_kernel(weights + ((block * kOutputs + o) * inputs_ + c) * 9, u);
-      for (int k = 0; k < 16; ++k) {
-        Word* word = out + (k * words_ + c / kWord) * kOutputs + o;
-        if constexpr (kWord == 2) {
-          Bf16 half;
-          narrow(u[k], half);
-          *word |= static_cast<Word>(half.bits) << (c % 2 * 16);
-        } else {
-          *word = float_bits(u[k]);
+  const int64_t first = block * kOutputs, row = inputs_ * 9;
+  alignas(64) float columns[kInputs * 9 * kOutputs];
+  for (int64_t c0 = 0; c0 < words_ * kWord; c0 += kInputs) {
+    read_columns(weights + first * row, row, outputs_ - first, c0 * 9, kInputs * 9, kOutputs,
+                 columns);
+    for (int64_t c = 0; c < min64(kInputs, words_ * kWord - c0); c += kWord) {
+      for (int64_t o = 0; o < kOutputs; o += kLanes) {
+        Vec u[kWord][16];
+        ATELIER_UNROLL for (int i = 0; i < kWord; ++i) {
+          transform_kernel(columns + (c + i) * 9 * kOutputs + o, kOutputs, u[i]);
+        }
+        Word* to = out + (c0 + c) / kWord * kOutputs + o;
+        ATELIER_UNROLL for (int k = 0; k < 16; ++k) {
+          store_raw(to + k * words_ * kOutputs, make_words<T>(u[0][k], u[kWord - 1][k]), kLanes);
         }
       }
     }
@@ -284,48 +288,6 @@ void Winograd<T>::run(const CpuConvRun& run, const Parallel& parallel) const {
 template <class F>
 auto with_winograd(const CpuConv& layer, const F& body) {
   return layer.type == CpuType::fp32 ? body(Winograd<float>(layer)) : body(Winograd<Bf16>(layer));
-}
-
-/// Few channels leave the transforms more work than the products save.
-constexpr int64_t kFewestChannels = 32;
-
-CpuConvMethod conv_method(const CpuConv& layer) {
-  const bool shape = layer.kernel == 3 && layer.stride == 1 && layer.pad_begin == 1 &&
-                     layer.pad_end == 1 && !layer.upsample;
-  const bool large = layer.inputs >= kFewestChannels && layer.outputs >= kFewestChannels;
-  return shape && large ? CpuConvMethod::winograd : CpuConvMethod::library;
-}
-int64_t conv_weight_bytes(const CpuConv& layer) {
-  return with_winograd(
-      layer, [](const auto& conv) { return conv.weight_words() * int64_t{sizeof(uint32_t)}; });
-}
-void pack_conv(const CpuConv& layer, const CpuWeights& weights, void* packed,
-               const Parallel& parallel) {
-  with_winograd(layer, [&](const auto& conv) {
-    parallel_for(parallel, conv.weight_blocks(), [&](int64_t begin, int64_t end) {
-      uint32_t* out = static_cast<uint32_t*>(packed);
-      for (int64_t i = begin; i < end; ++i) {
-        switch (weights.type) {
-          case CpuType::fp32:
-            conv.pack(static_cast<const float*>(weights.data), i, out);
-            break;
-          case CpuType::bf16:
-            conv.pack(static_cast<const Bf16*>(weights.data), i, out);
-            break;
-          case CpuType::fp16:
-            conv.pack(static_cast<const Fp16*>(weights.data), i, out);
-            break;
-        }
-      }
-    });
-  });
-}
-int64_t conv_scratch_bytes(const CpuConv& layer, const CpuPicture& input, int threads) {
-  const TileGrid grid{input.batch, input.height, input.width};
-  return with_winograd(layer, [&](const auto& conv) { return conv.scratch_bytes(grid, threads); });
-}
-void conv(const CpuConv& layer, const CpuConvRun& run, const Parallel& parallel) {
-  with_winograd(layer, [&](const auto& winograd) { winograd.run(run, parallel); });
 }
 
 }  // namespace
