@@ -5,6 +5,8 @@
 
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
+#include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <cmath>
 #include <iostream>
@@ -63,11 +65,36 @@ std::string plain_words(std::string message) {
                                                            : ": may be given only once");
 }
 
+/// A name as other programs show it ("DPM++ 2M Karras", "Euler a") in the way names are written
+/// here: "dpmpp_2m_karras", "euler_ancestral". Dashes before it go.
+std::string plain_name(std::string_view name) {
+  std::string plain;
+  name.remove_prefix(std::min(name.find_first_not_of('-'), name.size()));
+  for (const char c : name) {
+    if (c == '+')
+      plain += 'p';
+    else if (c == ' ' || c == '-')
+      plain += '_';
+    else
+      plain += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  }
+  if (plain.starts_with("k_")) plain.erase(0, 2);
+  if (plain.ends_with("_a")) plain += "ncestral";
+  return plain;
+}
+
+std::string without_last_part(const std::string& name) {
+  const size_t end = name.rfind('_');
+  return end == name.npos ? std::string() : name.substr(0, end);
+}
+
 }  // namespace
 
 std::string suggest(std::string_view name, std::span<const std::string_view> known) {
-  if (const std::string_view close = nearest(name, known); !close.empty())
-    return fmt::format("Did you mean '{}'?", close);
+  // Whole first: "dpmpp_2m_sde_karras" is nearer to "dpmpp_2m_sde" than to what its start is.
+  for (std::string word = plain_name(name); !word.empty(); word = without_last_part(word))
+    if (const std::string_view close = nearest(word, known); !close.empty())
+      return fmt::format("Did you mean '{}'?", close);
   return fmt::format("Known are {}", fmt::join(known, ", "));
 }
 

@@ -75,7 +75,8 @@ void look_at_engine(const Json& engine, std::vector<Finding>& findings) {
   for (const auto& [name, version] : engine["libraries"].items())
     findings.push_back({"ok", name, version.get<std::string>()});
   for (const Json& device : engine["devices"])
-    findings.push_back({"ok", device.value("name", ""), device.value("detail", "")});
+    findings.push_back({device.value("name", "") == "cpu" ? "ok" : "note", device.value("name", ""),
+                        device.value("detail", "")});
   for (const Json& row : engine["findings"]) {
     const bool missing = row.value("state", "") == "missing";
     findings.push_back({missing ? "missing" : "note", row.value("what", ""),
@@ -83,19 +84,12 @@ void look_at_engine(const Json& engine, std::vector<Finding>& findings) {
   }
 }
 
-void look_at_gpu(const Machine& m, const Json& engine, std::vector<Finding>& findings) {
-  const Json devices = engine.value("devices", Json::array());
-  const bool used = std::any_of(devices.begin(), devices.end(), [](const Json& device) {
-    return device.value("name", "").starts_with("cuda");
-  });
-  if (m.nvidia_driver.empty())
-    findings.push_back(
-        {"note", "graphics card", "no NVIDIA driver: pictures are drawn on the CPU"});
-  else if (!used)
-    findings.push_back({"note", "graphics card",
-                        fmt::format("NVIDIA driver {}, but this build has no CUDA: pictures are "
-                                    "drawn on the CPU",
-                                    m.nvidia_driver)});
+void look_at_gpu(const Machine& m, std::vector<Finding>& findings) {
+  findings.push_back(
+      {"note", "graphics card",
+       m.nvidia_driver.empty()
+           ? "no NVIDIA driver; this version draws on the CPU in any case"
+           : fmt::format("NVIDIA driver {}, but this version draws on the CPU", m.nvidia_driver)});
 }
 
 void print(const std::vector<Finding>& findings) {
@@ -129,7 +123,7 @@ int run_doctor(std::span<const std::string> arguments) {
   look_at_processor(machine.cpu, findings);
   look_at_memory(machine.memory, findings);
   look_at_engine(engine, findings);
-  look_at_gpu(machine, engine, findings);
+  look_at_gpu(machine, findings);
   json ? print_json(findings, engine) : print(findings);
   const auto missing = std::count_if(findings.begin(), findings.end(), [](const Finding& f) {
     return std::string_view(f.state) == "missing";

@@ -51,9 +51,10 @@ void declare_inputs(CommandLine& line, GenerateOptions& o) {
   line.texts("-p,--prompt", "TEXT", o.prompts,
              "what to draw; (word:1.2) weighs a part. May be repeated: one run for each");
   line.text("-n,--negative", "TEXT", o.negative, "what to keep out of the picture");
-  line.integer("--clip-skip", o.clip_skip, 1, 24,
-               "text encoder layer to use, counted from the end; 1 is the last "
-               "(default: what the model was made for)");
+  line.integer(
+      "--clip-skip", o.clip_skip, 1, 24,
+      "text encoder layer to use, counted from the end; 1 is the last, as is any number past "
+      "the first (default: what the model was made for)");
   line.group("Picture");
   line.integer("--width", o.width, kLeastSize, kMostSize,
                "pixels, a multiple of 8 (default: the model's own size)");
@@ -71,12 +72,24 @@ void declare_sampling(CommandLine& line, GenerateOptions& o) {
               "guidance: how closely to follow the prompt; 1 ignores the negative prompt (7)");
   line.choice("--sampler", "NAME", o.sampler, kSamplerNames, "see below (euler)");
   line.choice("--scheduler", "NAME", o.scheduler, kSchedulerNames, "see below (normal)");
-  line.group("Image to image");
+}
+
+void declare_start(CommandLine& line, GenerateOptions& o) {
+  line.group("Starting from something");
   line.path("--init-image", "FILE", o.init_image,
             "picture to start from; scaled to the size drawn");
+  line.path("--init-latent", "FILE", o.init_latent,
+            "latent to start from, as --save-latent and ComfyUI's SaveLatent write it");
   line.number("--strength", o.strength, 0, 1,
-              "how much of the init image is redrawn, 0 to 1 (0.75; with --mask 1)");
+              "how much of it is redrawn, 0 to 1 (0.75; with --mask 1)");
   line.path("--mask", "FILE", o.mask, "redraw only where this picture is white");
+  line.group("Part of a run, as ComfyUI's KSampler (Advanced)");
+  line.integer("--start-step", o.start_step, 0, 10'000, "leave out the steps before this one (0)");
+  line.integer("--end-step", o.end_step, 1, 10'000,
+               "leave out this step and those after it (default: go to the end)");
+  line.flag("--no-noise", o.no_noise, "add no noise to what the run starts from");
+  line.flag("--keep-noise", o.keep_noise,
+            "with --end-step: leave the noise in the latent, for a run that goes on from it");
 }
 
 void declare_computing(CommandLine& line, GenerateOptions& o) {
@@ -128,6 +141,7 @@ int run_generate(std::span<const std::string> arguments) {
   CommandLine line("generate", "Draws pictures from a prompt.");
   declare_inputs(line, options);
   declare_sampling(line, options);
+  declare_start(line, options);
   declare_computing(line, options);
   declare_output(line, options);
   line.footer(footer());

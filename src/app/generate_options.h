@@ -33,7 +33,10 @@ struct GenerateOptions {
 
   std::filesystem::path init_image;
   std::filesystem::path mask;
+  std::filesystem::path init_latent;
   std::optional<double> strength;
+  std::optional<int64_t> start_step, end_step;
+  bool no_noise = false, keep_noise = false;
 
   std::string dtype = "auto";
   std::string unet_dtype, text_dtype, vae_dtype;  // empty: as dtype

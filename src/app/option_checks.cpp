@@ -56,6 +56,25 @@ void check_needs(bool given, std::string_view option, bool needed, std::string_v
     fail(ErrorCode::invalid_argument, option, fmt::format("needs {} as well", other));
 }
 
+/// What begins in the middle of a run, and where it ends.
+void check_course(const GenerateOptions& o) {
+  const bool begun = !o.init_image.empty() || !o.init_latent.empty();
+  check_needs(o.strength.has_value(), "--strength", begun, "--init-image or --init-latent");
+  check_needs(!o.mask.empty(), "--mask", !o.init_image.empty(), "--init-image");
+  check_needs(o.no_noise, "--no-noise", begun, "--init-image or --init-latent");
+  check_needs(o.keep_noise, "--keep-noise", o.end_step.has_value(), "--end-step");
+  if (!o.init_image.empty() && !o.init_latent.empty())
+    fail(ErrorCode::invalid_argument, "--init-latent", "cannot be used with --init-image");
+  if (o.strength && o.start_step)
+    fail(ErrorCode::invalid_argument, "--start-step", "cannot be used with --strength",
+         "Both say where the run begins");
+  const int64_t start = o.start_step.value_or(0),
+                end = std::min(o.end_step.value_or(o.steps), o.steps);
+  if (start >= end)
+    fail(ErrorCode::invalid_argument, o.end_step ? "--end-step" : "--start-step",
+         fmt::format("no step is left between {} and {} of {}", start, end, o.steps));
+}
+
 void check_latent_name(const std::string& name) {
   const std::string extension = fs::path(name).extension().string();
   constexpr std::array<std::string_view, 2> known = {".safetensors", ".latent"};
@@ -73,6 +92,7 @@ void check_inputs(const GenerateOptions& o) {
   if (!o.preview_decoder.empty())
     check_readable(o.preview_decoder, "--preview-decoder", Wanted::file);
   if (!o.init_image.empty()) check_readable(o.init_image, "--init-image", Wanted::file);
+  if (!o.init_latent.empty()) check_readable(o.init_latent, "--init-latent", Wanted::file);
   if (!o.mask.empty()) check_readable(o.mask, "--mask", Wanted::file);
 }
 
@@ -123,8 +143,7 @@ void check_options(const GenerateOptions& o) {
          "For example --prompt \"a red circle\"");
   check_size(o.width, "--width");
   check_size(o.height, "--height");
-  check_needs(o.strength.has_value(), "--strength", !o.init_image.empty(), "--init-image");
-  check_needs(!o.mask.empty(), "--mask", !o.init_image.empty(), "--init-image");
+  check_course(o);
   check_needs(!o.preview_decoder.empty(), "--preview-decoder", !o.preview.empty(), "--preview");
   check_out_pattern(o.out, "--out");
   if (!o.sheet.empty()) check_picture_extension(o.sheet, "--sheet");

@@ -1,4 +1,5 @@
 // Tests of errors, bytes, files, JSON limits and suggestions.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -84,24 +85,48 @@ TEST(MappedFile, SaysWhatIsWrong) {
   EXPECT_TRUE(MappedFile::open(folder.path / "empty").bytes().empty());
 }
 
-TEST(AtomicFile, LeavesNothingUnlessCommitted) {
+class AtomicFiles : public testing::TestWithParam<AtomicFile::Until> {};
+
+TEST_P(AtomicFiles, LeaveNothingUnlessCommitted) {
   const Folder folder;
   {
-    AtomicFile(folder.path / "a").write("half");
+    AtomicFile(folder.path / "a", GetParam()).write("half");
   }
   EXPECT_TRUE(fs::is_empty(folder.path));
-  AtomicFile whole(folder.path / "a");
-  whole.write("whole");
-  whole.commit();
+  for (const char* text : {"first", "whole"}) {
+    AtomicFile whole(folder.path / "a", GetParam());
+    whole.write(text);
+    whole.commit();
+  }
   EXPECT_EQ(fs::file_size(folder.path / "a"), 5u);
   EXPECT_EQ(std::distance(fs::directory_iterator(folder.path), {}), 1);
-  EXPECT_EQ(code_of([&] { AtomicFile(folder.path / "no" / "a"); }), ErrorCode::write_failed);
+  EXPECT_EQ(code_of([&] { AtomicFile(folder.path / "no" / "a", GetParam()); }),
+            ErrorCode::write_failed);
 }
 
-TEST(AtomicFile, TakesANewNameOnlyIfItIsFree) {
+TEST_P(AtomicFiles, AreReadableAsTheUserWantsNewFilesToBe) {
+  const Folder folder;
+  std::ofstream(folder.path / "plain") << "x";
+  AtomicFile file(folder.path / "a", GetParam());
+  file.commit();
+  EXPECT_EQ(fs::status(folder.path / "a").permissions(),
+            fs::status(folder.path / "plain").permissions());
+}
+
+TEST(AtomicFile, HasNoNameWhileItIsWritten) {
+  const Folder folder;
+  const int probe = ::open(folder.path.c_str(), O_TMPFILE | O_WRONLY, 0600);
+  if (probe < 0) GTEST_SKIP() << "this file system knows no nameless files";
+  ::close(probe);
+  AtomicFile file(folder.path / "a");
+  file.write("half");
+  EXPECT_TRUE(fs::is_empty(folder.path));
+}
+
+TEST_P(AtomicFiles, TakeANewNameOnlyIfItIsFree) {
   const Folder folder;
   std::ofstream(folder.path / "a") << "old";
-  AtomicFile file(folder.path / "a");
+  AtomicFile file(folder.path / "a", GetParam());
   file.write("newer");
   EXPECT_FALSE(file.commit_new());
   EXPECT_EQ(fs::file_size(folder.path / "a"), 3u);
@@ -110,6 +135,10 @@ TEST(AtomicFile, TakesANewNameOnlyIfItIsFree) {
   EXPECT_EQ(fs::file_size(folder.path / "b"), 5u);
   EXPECT_EQ(std::distance(fs::directory_iterator(folder.path), {}), 2);
 }
+
+INSTANTIATE_TEST_SUITE_P(Kinds, AtomicFiles,
+                         testing::Values(AtomicFile::Until::nameless,
+                                         AtomicFile::Until::temporary_name));
 
 TEST(Json, KeepsOrderAndRefusesWhatLies) {
   EXPECT_EQ(parse_json(R"({"b":1,"a":[2]})", "x").dump(), R"({"b":1,"a":[2]})");

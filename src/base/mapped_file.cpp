@@ -1,4 +1,4 @@
-// POSIX mapping, and writing with a rename at the end.
+// POSIX mapping, and writing of files that get their name at the end.
 #include "base/mapped_file.h"
 
 #include <fcntl.h>
@@ -22,6 +22,9 @@ namespace {
                .expected = missing ? "no such file"
                                    : fmt::format("cannot be read ({})", std::strerror(error))});
 }
+
+/// The link in /proc that leads to an open file.
+std::string place_of(int descriptor) { return fmt::format("/proc/self/fd/{}", descriptor); }
 
 }  // namespace
 
@@ -70,7 +73,20 @@ void MappedFile::advise(size_t offset, size_t size, int advice) const {
   ::madvise(const_cast<std::byte*>(bytes_.data()) + begin, end - begin, advice);
 }
 
-AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
+AtomicFile::AtomicFile(std::filesystem::path path, Until until) : path_(std::move(path)) {
+  if (until == Until::temporary_name || !open_nameless()) open_temporary();
+}
+
+bool AtomicFile::open_nameless() {
+  const std::filesystem::path folder = path_.has_parent_path() ? path_.parent_path() : ".";
+  descriptor_ = ::open(folder.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666);
+  // Its name will be given through /proc.
+  const bool linkable = descriptor_ >= 0 && ::access(place_of(descriptor_).c_str(), F_OK) == 0;
+  if (!linkable && descriptor_ >= 0) close();
+  return linkable;
+}
+
+void AtomicFile::open_temporary() {
   std::string name = path_.string() + ".part-XXXXXX";
   descriptor_ = ::mkostemp(name.data(), O_CLOEXEC);
   if (descriptor_ < 0) fail(errno);
@@ -83,7 +99,7 @@ AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
 AtomicFile::~AtomicFile() {
   if (descriptor_ < 0) return;
   ::close(descriptor_);
-  ::unlink(temporary_.c_str());
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
 }
 
 void AtomicFile::fail(int error) {
@@ -101,21 +117,36 @@ void AtomicFile::write(std::span<const std::byte> bytes) {
   }
 }
 
+bool AtomicFile::link(const std::filesystem::path& name) {
+  const std::string from = temporary_.empty() ? place_of(descriptor_) : temporary_.string();
+  return ::linkat(AT_FDCWD, from.c_str(), AT_FDCWD, name.c_str(), AT_SYMLINK_FOLLOW) == 0;
+}
+
 void AtomicFile::commit() {
   if (::fsync(descriptor_) != 0) fail(errno);
+  // Only a name can replace a name, so a nameless file gets one for a moment.
+  for (int attempt = 0; temporary_.empty(); ++attempt) {
+    const std::filesystem::path name =
+        path_.string() + fmt::format(".part-{}-{}", ::getpid(), attempt);
+    if (link(name))
+      temporary_ = name;
+    else if (errno != EEXIST)
+      fail(errno);
+  }
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail(errno);
   close();
 }
 
 bool AtomicFile::commit_new() {
   if (::fsync(descriptor_) != 0) fail(errno);
-  // A second name that must not exist yet; the first one then goes.
-  if (::link(temporary_.c_str(), path_.c_str()) == 0) {
-    ::unlink(temporary_.c_str());
+  // Linking fails if the name exists, where renaming would replace it.
+  if (link(path_)) {
+    if (!temporary_.empty()) ::unlink(temporary_.c_str());
     close();
     return true;
   }
   if (errno == EEXIST) return false;
+  if (temporary_.empty()) fail(errno);
   // No links on this file system: the nearest it can do.
   if (std::filesystem::exists(path_)) return false;
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail(errno);

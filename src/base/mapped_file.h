@@ -32,11 +32,14 @@ class MappedFile {
   std::filesystem::path path_;
 };
 
-/// A file being written beside its final place; `commit()` renames it there, the destructor
-/// removes what was not committed. Throws `write_failed`. Not shared between threads.
+/// A file being written beside its final place, under no name at all where the file system can
+/// do that, so that even a killed program leaves nothing behind; else under a temporary name, which
+/// the destructor removes. `commit()` gives it its name. Throws `write_failed`. Not shared between
+/// threads.
 class AtomicFile {
  public:
-  explicit AtomicFile(std::filesystem::path path);
+  enum class Until { nameless, temporary_name };
+  explicit AtomicFile(std::filesystem::path path, Until until = Until::nameless);
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
@@ -52,8 +55,13 @@ class AtomicFile {
 
  private:
   [[noreturn]] void fail(int error);
+  bool open_nameless();
+  void open_temporary();
+  /// Gives the file another name; false if that name is taken.
+  bool link(const std::filesystem::path& name);
   void close();
-  std::filesystem::path path_, temporary_;
+  std::filesystem::path path_;
+  std::filesystem::path temporary_;  // empty: the file has no name yet
   int descriptor_ = -1;
 };
 

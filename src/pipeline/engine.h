@@ -38,8 +38,10 @@ class Engine {
   Component<DiffusionModel>& unet() { return *unet_; }
   const Component<DiffusionModel>& unet() const { return *unet_; }
   Component<Vae>& vae() { return *vae_; }
+  const Component<Vae>& vae() const { return *vae_; }
   /// The text encoders, in the order of def().text.
   std::vector<Component<TextEncoder>>& text() { return text_; }
+  const std::vector<Component<TextEncoder>>& text() const { return text_; }
 
   /// Latents [B, C, h, w] between VAE space (files, the autoencoder) and model space (sampling).
   at::Tensor to_model_space(const at::Tensor& latent) const;

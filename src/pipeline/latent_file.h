@@ -15,4 +15,9 @@ namespace atelier {
 void save_latent(const std::filesystem::path& path, const at::Tensor& latent,
                  const Metadata& metadata = {});
 
+/// Reads the fp32 latent [B, C, h, w] (VAE space) of a file that `save_latent` or ComfyUI wrote;
+/// files from before the format had a version hold SD 1.x latents scaled by 0.18215, which is taken
+/// out. Throws `mismatch` for a file without a latent, else as `open_checkpoint`.
+at::Tensor load_latent(const std::filesystem::path& path);
+
 }  // namespace atelier

@@ -4,6 +4,7 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/full.h>
 
+#include <algorithm>
 #include <map>
 #include <numeric>
 
@@ -22,12 +23,26 @@ const Conditioning& pick(const Guidance& guidance, Branch branch) {
   return branch == Branch::cond ? guidance.positive : guidance.negative;
 }
 
-/// Prompts of different lengths are repeated to the least common multiple, which changes nothing:
-/// every key counts equally often.
-at::Tensor joined_contexts(const Guidance& guidance, const Branches& branches, int64_t batch) {
+/// Prompts of different lengths are repeated to this one, the least common multiple, which changes
+/// nothing: every key counts equally often.
+int64_t common_length(const Guidance& guidance, const Branches& branches) {
   int64_t tokens = 1;
   for (const Branch branch : branches)
     tokens = std::lcm(tokens, pick(guidance, branch).context.size(1));
+  return tokens;
+}
+
+/// Whether repeating makes no prompt more than four times as long; ComfyUI draws the line there.
+bool fit_one_batch(const Guidance& guidance, const Branches& branches) {
+  constexpr int64_t kMostRepeats = 4;
+  const int64_t tokens = common_length(guidance, branches);
+  return std::ranges::all_of(branches, [&](Branch branch) {
+    return tokens / pick(guidance, branch).context.size(1) <= kMostRepeats;
+  });
+}
+
+at::Tensor joined_contexts(const Guidance& guidance, const Branches& branches, int64_t batch) {
+  const int64_t tokens = common_length(guidance, branches);
   std::vector<at::Tensor> rows;
   for (const Branch branch : branches) {
     const at::Tensor& context = pick(guidance, branch).context;
@@ -51,25 +66,44 @@ Prepared prepare(const Guidance& guidance, const Branches& branches, const at::T
   return prepared;
 }
 
-}  // namespace
+/// Runs the model on some branches as one batch.
+class BatchCall {
+ public:
+  BatchCall(const DiffusionModel& model, Guidance guidance)
+      : model_(model), guidance_(std::move(guidance)) {}
+  const Guidance& guidance() const { return guidance_; }
 
-ModelCall model_call(const DiffusionModel& model, Guidance guidance) {
-  // Shared by the copies that std::function may make.
-  const auto known = std::make_shared<std::map<Branches, Prepared>>();
-  return [&model, guidance = std::move(guidance), known](const ModelInput& input) {
-    const Branches branches(input.branches.begin(), input.branches.end());
-    auto found = known->find(branches);
-    if (found == known->end())
-      found = known->emplace(branches, prepare(guidance, branches, input.x)).first;
-    const Prepared& prepared = found->second;
+  at::Tensor operator()(const ModelInput& input, const Branches& branches) {
+    auto found = known_.find(branches);
+    if (found == known_.end())
+      found = known_.emplace(branches, prepare(guidance_, branches, input.x)).first;
     const auto count = static_cast<int64_t>(branches.size());
     DiffusionInput call;
     call.x = count == 1 ? input.x : input.x.repeat({count, 1, 1, 1});
     call.timestep = at::full({call.x.size(0)}, input.timestep, at::kFloat);
-    call.context = prepared.context;
-    call.vector = prepared.vector;
-    call.concat = prepared.concat;
-    return model.forward(call);
+    call.context = found->second.context;
+    call.vector = found->second.vector;
+    call.concat = found->second.concat;
+    return model_.forward(call);
+  }
+
+ private:
+  const DiffusionModel& model_;
+  Guidance guidance_;
+  std::map<Branches, Prepared> known_;
+};
+
+}  // namespace
+
+ModelCall model_call(const DiffusionModel& model, Guidance guidance) {
+  // Shared by the copies that std::function may make.
+  const auto call = std::make_shared<BatchCall>(model, std::move(guidance));
+  return [call](const ModelInput& input) {
+    const Branches branches(input.branches.begin(), input.branches.end());
+    if (fit_one_batch(call->guidance(), branches)) return (*call)(input, branches);
+    std::vector<at::Tensor> outputs;
+    for (const Branch branch : branches) outputs.push_back((*call)(input, {branch}));
+    return at::cat(outputs);
   };
 }
 

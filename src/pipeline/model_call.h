@@ -13,9 +13,9 @@ struct Guidance {
   at::Tensor concat;  // [1, C', h, w] for models with more input channels than a latent has
 };
 
-/// A call of `model` on the branches asked for, as one batch, uncond first. Keys and values of the
-/// prompts are computed at the first call and kept while the result lives. `model` is kept by
-/// reference.
+/// A call of `model` on the branches asked for, uncond first: as one batch, or one after the other
+/// if their prompts differ too much in length. Keys and values of the prompts are computed at the
+/// first call and kept while the result lives. `model` is kept by reference.
 ModelCall model_call(const DiffusionModel& model, Guidance guidance);
 
 }  // namespace atelier

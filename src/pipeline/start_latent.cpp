@@ -53,6 +53,14 @@ Image fit_picture(const Image& image, int32_t width, int32_t height) {
   return resize(middle, width, height, Filter::lanczos);
 }
 
+void fit_pictures(StartPictures& pictures, int32_t width, int32_t height) {
+  if (pictures.mask && pictures.init)
+    pictures.mask =
+        resize(*pictures.mask, pictures.init->width, pictures.init->height, Filter::bilinear);
+  for (std::optional<Image>* image : {&pictures.init, &pictures.mask})
+    if (*image) *image = fit_picture(**image, width, height);
+}
+
 StartLatent start_latent(Engine& engine, const StartPictures& pictures, int64_t batch,
                          int64_t height, int64_t width, VaeTiling tiling) {
   const LatentFormat& format = engine.def().latent;
@@ -69,8 +77,10 @@ StartLatent start_latent(Engine& engine, const StartPictures& pictures, int64_t 
                                       width / format.factor};
   const at::Tensor picture =
       pictures.init ? picture_tensor(*pictures.init) : at::zeros({1, 3, height, width});
-  start.latent =
-      pictures.init ? encode(engine, picture, tiling).repeat({batch, 1, 1, 1}) : at::zeros(shape);
+  start.latent = at::zeros(shape);
+  if (pictures.init) start.latent = encode(engine, picture, tiling).repeat({batch, 1, 1, 1});
+  if (pictures.latent.defined())
+    start.latent = engine.to_model_space(pictures.latent).expand(shape).contiguous();
   if (pictures.mask) start.mask = mask_tensor(*pictures.mask);
   if (extra != 0)
     start.concat = inpaint_channels(

@@ -9,10 +9,11 @@
 
 namespace atelier {
 
-/// Pictures to start from, both of the size that is drawn.
+/// What the user gave to start from: a picture, perhaps with a mask, or a latent.
 struct StartPictures {
   std::optional<Image> init;
   std::optional<Image> mask;  // white is redrawn
+  at::Tensor latent;  // [1 or B, C, h, w] in VAE space; undefined: none
 };
 
 enum class VaeTiling : uint8_t { off, on };
@@ -27,8 +28,12 @@ struct StartLatent {
 /// Cuts the middle of a picture to the proportions of width x height and resizes it to that size.
 Image fit_picture(const Image& image, int32_t width, int32_t height);
 
-/// Encodes what is to be encoded; blank latents are zero. Throws `unsupported` for a model whose
-/// extra channels have no known meaning.
+/// Brings the pictures to the size that is drawn. The mask covers the whole picture, whatever its
+/// own size, and is cut as the picture is.
+void fit_pictures(StartPictures& pictures, int32_t width, int32_t height);
+
+/// Encodes what is to be encoded, in pictures of the size drawn; blank latents are zero. Throws
+/// `unsupported` for a model whose extra channels have no known meaning.
 StartLatent start_latent(Engine& engine, const StartPictures& pictures, int64_t batch,
                          int64_t height, int64_t width, VaeTiling tiling);
 

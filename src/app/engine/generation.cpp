@@ -52,10 +52,11 @@ void Generation::run() {
                                            : detect_cpu_features().usable_threads();
   at::set_num_threads(threads);
   read_pictures();
+  warn_of_options(threads);
   const Device device;
   engine_.emplace(ModelFiles{options_.model, options_.vae, options_.text_encoders}, device,
                   dtype_choice(options_, device));
-  plan_ = make_plan(options_, *engine_, pictures_.init ? &*pictures_.init : nullptr, threads);
+  plan_ = make_plan(options_, *engine_, pictures_, threads);
   host_.event(plan_event(plan_, options_, *engine_));
   require_memory(plan_, options_);
   prepare_files();
@@ -70,6 +71,24 @@ void Generation::run() {
 void Generation::read_pictures() {
   if (!options_.init_image.empty()) pictures_.init = read_image(options_.init_image);
   if (!options_.mask.empty()) pictures_.mask = read_image(options_.mask);
+  if (!options_.init_latent.empty()) pictures_.latent = load_latent(options_.init_latent);
+}
+
+void Generation::warn(const std::string& message) {
+  host_.event({{"event", "warning"}, {"message", message}});
+}
+
+void Generation::warn_of_options(int threads) {
+  const int cores = detect_cpu_features().usable_threads();
+  if (threads > cores)
+    warn(fmt::format("--threads {}: only {} can run at once, more of them slow each other down",
+                     threads, cores));
+  const auto names_embedding = [](const std::string& prompt) {
+    return prompt.find("embedding:") != prompt.npos;
+  };
+  if (options_.embeddings.empty() && (std::ranges::any_of(options_.prompts, names_embedding) ||
+                                      names_embedding(options_.negative)))
+    warn("embedding:NAME is read as plain words, since no folder was named with --embeddings");
 }
 
 void Generation::prepare_files() {
@@ -81,7 +100,8 @@ void Generation::prepare_files() {
 
 void Generation::encode_prompts() {
   phase("loading text encoder");
-  for (Component<TextEncoder>& text : engine_->text()) text.load();
+  for (Component<TextEncoder>& text : engine_->text())
+    text.load([&](double) { return !host_.stop().stop_requested(); });
   phase("encoding prompts");
   const ClipTokenizer tokenizer;
   std::optional<EmbeddingFolder> embeddings;
@@ -100,8 +120,7 @@ Conditioning Generation::encode(const std::string& prompt, const PromptReader& r
   std::vector<const TextEncoder*> encoders;
   for (Component<TextEncoder>& text : engine_->text()) encoders.push_back(&text.get());
   const EncodedPrompt encoded = encode_prompt(engine_->def(), encoders, prompt, reader);
-  for (const std::string& warning : encoded.warnings)
-    host_.event({{"event", "warning"}, {"message", warning}});
+  for (const std::string& warning : encoded.warnings) warn(warning);
   const PictureMeasures measures{.width = plan_.width,
                                  .height = plan_.height,
                                  .target_width = plan_.width,
@@ -112,8 +131,7 @@ Conditioning Generation::encode(const std::string& prompt, const PromptReader& r
 
 void Generation::load_model() {
   const auto width = static_cast<int32_t>(plan_.width), height = static_cast<int32_t>(plan_.height);
-  if (pictures_.init) pictures_.init = fit_picture(*pictures_.init, width, height);
-  if (pictures_.mask) pictures_.mask = fit_picture(*pictures_.mask, width, height);
+  fit_pictures(pictures_, width, height);
   if (pictures_.init) phase("encoding picture");
   start_ = start_latent(*engine_, pictures_, options_.batch, plan_.height, plan_.width, tiling());
   if (!options_.preview.empty())
@@ -146,15 +164,10 @@ at::Tensor Generation::sample_run(size_t run) {
                {"prompt", options_.prompts[run]},
                {"steps", plan_.steps_per_run},
                {"seconds", StepClock::seconds_since(begin_)}});
-  const SampleJob job{.model = engine_->sampling(),
-                      .latent = start_.latent,
-                      .seed = plan_.seed,
-                      .sampler = options_.sampler,
-                      .scheduler = options_.scheduler,
-                      .steps = static_cast<int>(options_.steps),
-                      .denoise = plan_.strength,
-                      .cfg = options_.cfg,
-                      .mask = start_.mask};
+  SampleJob job = sample_job(options_, *engine_, plan_.strength);
+  job.latent = start_.latent;
+  job.seed = plan_.seed;
+  job.mask = start_.mask;
   const ModelCall network =
       model_call(engine_->unet().get(), {positive_[run], negative_, start_.concat});
   const ModelCall timed = [&](const ModelInput& input) {
@@ -206,21 +219,35 @@ PictureFacts Generation::facts_of(size_t run, int64_t batch_index) const {
                              .scheduler = options_.scheduler}};
   if (facts.out.model.empty())  // "folder/"
     facts.out.model = options_.model.parent_path().filename().string();
-  facts.more = {{"dtype", dtype_name(engine_->unet().compute().dtype)}};
-  if (options_.clip_skip) facts.more["clip_skip"] = *options_.clip_skip;
-  const auto name = [](const std::filesystem::path& path) {
-    return valid_utf8(path.filename().string());
-  };
-  if (pictures_.init) {
-    facts.more["strength"] = plan_.strength;
-    facts.more["init_image"] = name(options_.init_image);
-  }
-  if (pictures_.mask) facts.more["mask"] = name(options_.mask);
-  if (!options_.vae.empty()) facts.more["vae"] = name(options_.vae);
-  for (const std::filesystem::path& file : options_.text_encoders)
-    facts.more["text_encoders"].push_back(name(file));
-  facts.more["version"] = fmt::format("atelier {}", ATELIER_VERSION);
+  facts.more = used_settings();
   return facts;
+}
+
+Json Generation::used_settings() const {
+  const GenerateOptions& o = options_;
+  Json used = {{"batch", o.batch},
+               {"dtype", dtype_name(engine_->unet().compute().dtype)},
+               {"text_dtype", dtype_name(engine_->text().front().compute().dtype)},
+               {"vae_dtype", dtype_name(engine_->vae().compute().dtype)}};
+  const auto add_name = [&](const char* key, const std::filesystem::path& path) {
+    if (!path.empty()) used[key] = valid_utf8(path.filename().string());
+  };
+  if (o.clip_skip) used["clip_skip"] = *o.clip_skip;
+  if (!o.init_image.empty() || !o.init_latent.empty()) used["strength"] = plan_.strength;
+  if (o.start_step) used["start_step"] = *o.start_step;
+  if (o.end_step) used["end_step"] = *o.end_step;
+  for (const auto& [key, set] :
+       {std::pair("no_noise", o.no_noise), std::pair("keep_noise", o.keep_noise),
+        std::pair("tiled_vae", o.tiled_vae)})
+    if (set) used[key] = true;
+  add_name("init_image", o.init_image);
+  add_name("init_latent", o.init_latent);
+  add_name("mask", o.mask);
+  add_name("vae", o.vae);
+  for (const std::filesystem::path& file : o.text_encoders)
+    used["text_encoders"].push_back(valid_utf8(file.filename().string()));
+  used["version"] = fmt::format("atelier {}", ATELIER_VERSION);
+  return used;
 }
 
 void Generation::write_pictures(size_t run, const at::Tensor& latent) {

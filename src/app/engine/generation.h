@@ -36,8 +36,12 @@ class Generation {
   void finish();
 
   PictureFacts facts_of(size_t run, int64_t batch_index) const;
+  Json used_settings() const;
   VaeTiling tiling() const { return options_.tiled_vae ? VaeTiling::on : VaeTiling::off; }
   void phase(const char* name);
+  void warn(const std::string& message);
+  /// Says what is allowed but hardly meant.
+  void warn_of_options(int threads);
   /// Throws `cancelled` once the host asks to stop.
   void check_stop() const;
 

@@ -9,12 +9,11 @@
 
 #include "base/error.h"
 #include "device/memory_info.h"
-#include "sampling/sample.h"
 
 namespace atelier {
 namespace {
 
-constexpr double kStrength = 0.75;  // of a run that starts from a picture
+constexpr double kStrength = 0.75;  // of a run that starts from a picture or a latent
 constexpr Bytes kProgram = 256_MiB;  // libtorch, the program, the vocabulary
 
 std::optional<at::ScalarType> chosen(const std::string& own, const std::string& common,
@@ -45,31 +44,48 @@ void fit_to_picture(Plan& plan, const Image& picture) {
   plan.height = side(picture.height);
 }
 
+/// Takes the size of a start latent; what the options say must agree with it.
+void fit_to_latent(Plan& plan, const GenerateOptions& options, const Engine& engine,
+                   const at::Tensor& latent) {
+  const LatentFormat& format = engine.def().latent;
+  const auto agree = [](std::string_view option, int64_t found, int64_t wanted, const char* what) {
+    if (found != wanted)
+      throw Error(ErrorCode::mismatch, {.subject = std::string(option),
+                                        .expected = fmt::format("{} {}", wanted, what),
+                                        .found = std::to_string(found)});
+  };
+  agree("--init-latent", latent.size(1), format.channels, "channels");
+  plan.width = latent.size(3) * format.factor;
+  plan.height = latent.size(2) * format.factor;
+  agree("--width", options.width.value_or(plan.width), plan.width, "pixels, as the latent has");
+  agree("--height", options.height.value_or(plan.height), plan.height, "pixels, as the latent has");
+  if (latent.size(0) != 1)
+    agree("--batch", options.batch, latent.size(0), "pictures, as the latent has");
+}
+
 void choose_size(Plan& plan, const GenerateOptions& options, const Engine& engine,
-                 const Image* picture) {
+                 const StartPictures& start) {
+  if (start.latent.defined()) return fit_to_latent(plan, options, engine, start.latent);
   plan.width = engine.native_width();
   plan.height = engine.native_height();
-  if (picture && !options.width && !options.height) fit_to_picture(plan, *picture);
+  if (start.init && !options.width && !options.height) fit_to_picture(plan, *start.init);
   plan.width = options.width.value_or(plan.width);
   plan.height = options.height.value_or(plan.height);
 }
 
-int64_t steps_of(const GenerateOptions& options, const Engine& engine, double strength) {
-  const SampleJob job{.model = engine.sampling(),
-                      .latent = {},
-                      .sampler = options.sampler,
-                      .scheduler = options.scheduler,
-                      .steps = static_cast<int>(options.steps),
-                      .denoise = strength,
-                      .cfg = options.cfg};
-  return std::max<int64_t>(static_cast<int64_t>(sigmas_of(job).size()) - 1, 0);
+/// All of it, unless a picture or latent is to shine through.
+double choose_strength(const GenerateOptions& options, const StartPictures& start) {
+  const bool part = options.start_step || options.no_noise || start.mask;
+  const bool begun = start.init || start.latent.defined();
+  return options.strength.value_or(begun && !part ? kStrength : 1);
 }
 
 /// Peaks of the phases. Text encoders leave before the UNet comes; the UNet leaves before the last
 /// picture is decoded.
 void estimate(Plan& plan, const GenerateOptions& options, Engine& engine) {
   const int64_t factor = engine.def().latent.factor;
-  const int64_t branches = std::abs(options.cfg - 1) < 1e-9 ? 1 : 2;
+  const bool alone =
+      std::abs(options.cfg - 1) < 1e-9 && !find_sampler(options.sampler).traits.needs_uncond;
   const Tiling tiling;
   const int64_t tile_height = options.tiled_vae ? std::min(plan.height, tiling.tile) : plan.height;
   const int64_t tile_width = options.tiled_vae ? std::min(plan.width, 2 * tiling.tile) : plan.width;
@@ -78,7 +94,7 @@ void estimate(Plan& plan, const GenerateOptions& options, Engine& engine) {
   if (!options.init_image.empty())
     coding = std::max(coding, vae.encode_bytes(tile_height, tile_width));
   const Bytes step = engine.unet().get().activation_bytes(
-      options.batch * branches, plan.height / factor, plan.width / factor);
+      options.batch * (alone ? 1 : 2), plan.height / factor, plan.width / factor);
   const Engine::WeightBytes& weights = engine.weight_bytes();
   const Bytes pictures(options.batch * plan.runs * plan.width * plan.height * 3);
   const Bytes kept = plan.runs > 1 ? weights.unet : Bytes();
@@ -97,12 +113,28 @@ DtypeChoice dtype_choice(const GenerateOptions& o, Device device) {
           .vae = chosen(o.vae_dtype, o.dtype, device, "--vae-dtype")};
 }
 
-Plan make_plan(const GenerateOptions& options, Engine& engine, const Image* picture, int threads) {
+SampleJob sample_job(const GenerateOptions& options, const Engine& engine, double strength) {
+  return {.model = engine.sampling(),
+          .latent = {},
+          .sampler = options.sampler,
+          .scheduler = options.scheduler,
+          .steps = static_cast<int>(options.steps),
+          .denoise = strength,
+          .cfg = options.cfg,
+          .start_noise = options.no_noise ? StartNoise::none : StartNoise::from_seed,
+          .start_at_step = static_cast<int>(options.start_step.value_or(0)),
+          .end_at_step = static_cast<int>(options.end_step.value_or(options.steps)),
+          .ending = options.keep_noise ? Ending::leftover_noise : Ending::denoised};
+}
+
+Plan make_plan(const GenerateOptions& options, Engine& engine, const StartPictures& start,
+               int threads) {
   Plan plan;
-  choose_size(plan, options, engine, picture);
+  choose_size(plan, options, engine, start);
   plan.runs = static_cast<int64_t>(options.prompts.size());
-  if (picture) plan.strength = options.strength.value_or(options.mask.empty() ? kStrength : 1);
-  plan.steps_per_run = steps_of(options, engine, plan.strength);
+  plan.strength = choose_strength(options, start);
+  const SampleJob job = sample_job(options, engine, plan.strength);
+  plan.steps_per_run = std::max<int64_t>(static_cast<int64_t>(sigmas_of(job).size()) - 1, 0);
   plan.seed_chosen = !options.seed;
   plan.seed = options.seed ? *options.seed : std::random_device()();
   plan.threads = threads;
@@ -138,7 +170,7 @@ Json plan_event(const Plan& plan, const GenerateOptions& o, Engine& engine) {
       {"cfg", o.cfg},
       {"seed", plan.seed},
       {"seed_chosen", plan.seed_chosen}};
-  if (!o.init_image.empty()) event["strength"] = plan.strength;
+  if (!o.init_image.empty() || !o.init_latent.empty()) event["strength"] = plan.strength;
   event["dtype"] = {{"unet", dtype_name(engine.unet().compute().dtype)},
                     {"text", dtype_name(engine.text().front().compute().dtype)},
                     {"vae", dtype_name(engine.vae().compute().dtype)}};

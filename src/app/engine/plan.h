@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "pipeline/engine.h"
 #include "pipeline/start_latent.h"
+#include "sampling/sample.h"
 
 namespace atelier {
 
@@ -27,9 +28,13 @@ struct Plan {
   Bytes weights, activations, needed, available;
 };
 
-/// Chooses what the options leave open. `picture` is the init image or null. Draws a random seed if
-/// none is given.
-Plan make_plan(const GenerateOptions& options, Engine& engine, const Image* picture, int threads);
+/// Chooses what the options leave open, and draws a random seed if none is given. Throws `mismatch`
+/// for a start latent of other channels, size or batch.
+Plan make_plan(const GenerateOptions& options, Engine& engine, const StartPictures& start,
+               int threads);
+
+/// The sampler's job but for latent, seed and mask. `engine` is kept by reference.
+SampleJob sample_job(const GenerateOptions& options, const Engine& engine, double strength);
 
 /// Throws `out_of_memory` with the figures and what would help if the plan cannot fit.
 void require_memory(const Plan& plan, const GenerateOptions& options);

@@ -137,6 +137,7 @@ TEST_P(LinearTest, GapsBetweenRowsAreLeftAlone) {
 TEST_P(LinearTest, DeepAndTallProductsAgree) {
   expect_right({{type(), 2600, 64}, 40});
   expect_right({{type(), 96, 64}, 1500});
+  expect_right({{type(), 900, 2900}, 165});
 }
 
 // An odd number of row blocks, the last not full, past more panels than one group has.

@@ -7,15 +7,17 @@
 // one row into the next and what they compute there is dropped. Upsampling followed by a 3x3 kernel
 // is done as four 2x2 kernels on the small picture, one per parity of the output row and column.
 //
-// Shapes: C inputs in tiles of 32, packed weights [phase][panel][C / 32][tap][2] tiles: the taps of
-// the same inputs follow each other, since they see mostly the same cache lines.
+// Of fp32 pictures each of a number's parts (gemm.h) has planes of its own.
+//
+// Shapes: C inputs in tiles of 32, packed weights [phase][panel][C / 32][tap][part][2] tiles: the
+// taps of the same inputs follow each other, since they see mostly the same cache lines.
 #pragma once
 
 #include <string.h>
 
 #include "device/cpu/conv.h"
 #include "device/cpu/x86/amx/linear.h"
-#include "device/cpu/x86/simd/conv.h"
+#include "device/cpu/x86/simd/pointwise.h"
 
 namespace atelier {
 namespace {
@@ -23,6 +25,7 @@ namespace tiled {
 
 constexpr int64_t kBandBytes = 640 << 10;  // of a task's band
 constexpr int64_t kLargestBand = 1280 << 10;  // where a smaller one would hold few pixels
+constexpr int64_t kSplitBandBytes = 4 << 20;  // of fp32, walked in chunks of depth
 constexpr int64_t kFewPixels = 256;  // too few to make up for reading the weights
 
 /// A layer as the tiles see it: of an upsampling layer, one of its four 2x2 kernels.
@@ -38,7 +41,10 @@ struct TapShape {
         panels(divide_up(layer.outputs, kPanelColumns)) {}
   int64_t taps() const { return kernel * kernel; }
   int64_t steps() const { return taps() * depth; }
-  int64_t phase_bytes() const { return panels * steps() * 2 * kTileBytes; }
+  template <class T>
+  int64_t phase_bytes() const {
+    return panels * steps() * kStepBytes<T>;
+  }
 };
 
 /// Where in its kernel's taps the weight of one tap of one phase is found: the taps it sums.
@@ -63,18 +69,19 @@ inline int64_t column_bytes(const CpuConv& layer) {
   return kTileWidth * layer.kernel * layer.kernel * kPanelColumns * int64_t{sizeof(float)};
 }
 
-template <class S>
+template <class T, class S>
 void pack_conv_panel(const CpuConv& layer, const TapShape& shape, const S* weights, int64_t phase,
                      int64_t panel, float* columns, char* packed) {
   const int64_t count = int64_t{layer.kernel} * layer.kernel, row = shape.inputs * count;
   const int64_t first = panel * kPanelColumns;
-  char* out = packed + phase * shape.phase_bytes() + panel * shape.steps() * 2 * kTileBytes;
+  char* out = packed + phase * shape.phase_bytes<T>() + panel * shape.steps() * kStepBytes<T>;
   for (int64_t e = 0; e < shape.depth; ++e) {
     read_columns(weights + first * row, row, shape.outputs - first, e * kTileWidth * count,
                  kTileWidth * count, kPanelColumns, columns);
-    for (int64_t tap = 0; tap < shape.taps(); ++tap) {
+    for (int64_t tap = 0; tap < shape.taps(); ++tap, out += kStepBytes<T>) {
       const TapSum sum = tap_sum(layer, phase, tap);
-      for (int64_t output = 0; output < kPanelColumns; output += 16) {
+      for (int64_t tile = 0; tile < 2; ++tile) {
+        const int64_t output = tile * 16;
         const auto weight = [&](int64_t input) {
           const float* of_input = columns + input * count * kPanelColumns + output;
           Vec total = load(of_input + sum.taps[0] * kPanelColumns);
@@ -83,8 +90,14 @@ void pack_conv_panel(const CpuConv& layer, const TapShape& shape, const S* weigh
           }
           return total;
         };
-        for (int64_t pair = 0; pair < 16; ++pair, out += 64) {
-          _mm512_store_si512(out, make_words<Bf16>(weight(2 * pair), weight(2 * pair + 1)));
+        for (int64_t pair = 0; pair < 16; ++pair) {
+          Vec low = weight(2 * pair), high = weight(2 * pair + 1);
+          for (int part = 0; part < kParts<T>; ++part) {
+            const Words words = make_words<Bf16>(low, high);
+            _mm512_store_si512(out + (part * 2 + tile) * kTileBytes + pair * 64, words);
+            low = sub(low, from_words(_mm512_slli_epi32(words, 16)));
+            high = sub(high, from_words(_mm512_and_si512(words, _mm512_set1_epi32(~0xffff))));
+          }
         }
       }
     }
@@ -138,17 +151,18 @@ inline int64_t segment_bytes(const ConvGrid& grid, int64_t rows) {
 }
 
 /// How a call is cut: `rows` output rows per task, which may belong to several pictures.
+template <class T>
 struct ConvTasks {
   int64_t rows, row_tasks, panel_tasks;
   ConvTasks(const TapShape& shape, const ConvGrid& grid, int threads) {
     const auto most_rows = [&](int64_t limit) {
       int64_t count = 1;
-      while (count < grid.total_rows() && shape.depth * plane_bytes(grid, count + 1) <= limit)
-        ++count;
+      const int64_t planes = shape.depth * kParts<T>;
+      while (count < grid.total_rows() && planes * plane_bytes(grid, count + 1) <= limit) ++count;
       return count;
     };
-    rows = most_rows(kBandBytes);
-    if (rows * grid.columns < kFewPixels) rows = most_rows(kLargestBand);
+    rows = most_rows(kParts<T> == 1 ? kBandBytes : kSplitBandBytes);
+    if (kParts<T> == 1 && rows * grid.columns < kFewPixels) rows = most_rows(kLargestBand);
     row_tasks = divide_up(grid.total_rows(), rows);
     if (row_tasks > threads) row_tasks = round_up(row_tasks, threads);
     row_tasks = min64(row_tasks, grid.total_rows());
@@ -175,31 +189,40 @@ struct ConvTasks {
 };
 
 /// Copies the rows a segment sees into all planes.
-inline void fill_band(const TapShape& shape, const ConvGrid& grid, const Bf16* x,
-                      const Segment& segment, int64_t plane_bytes) {
+template <class T>
+void fill_band(const TapShape& shape, const ConvGrid& grid, const T* x, const Segment& segment,
+               int64_t plane_bytes) {
   const int64_t row_bytes = grid.band_width * kPixelBytes;
   const int64_t top = segment.first * grid.stride - grid.pad;
   const int64_t until = min64(grid.width, grid.band_width - grid.pad_left);
   for (int64_t r = 0; r < grid.band_rows(segment.count); ++r) {
     const int64_t row = top + r;
     const bool inside = row >= 0 && row < grid.height;
-    const Bf16* pixels =
+    const T* pixels =
         x + (segment.picture * grid.height + (inside ? row : 0)) * grid.width * shape.inputs;
     for (int64_t e = 0; e < shape.depth; ++e) {
-      char* to = segment.pixels + e * plane_bytes + r * row_bytes;
+      char* to = segment.pixels + e * kParts<T> * plane_bytes + r * row_bytes;
       if (!inside) {
-        memset(to, 0, static_cast<size_t>(row_bytes));
+        for (int part = 0; part < kParts<T>; ++part) {
+          memset(to + part * plane_bytes, 0, static_cast<size_t>(row_bytes));
+        }
         continue;
       }
       const int64_t left = shape.inputs - e * kTileWidth;
-      const __mmask32 lanes = left >= 32 ? ~__mmask32{0} : (1U << left) - 1;
-      const Bf16* from = pixels + e * kTileWidth;
+      const T* from = pixels + e * kTileWidth;
       for (int64_t i = 0; i < grid.band_width; ++i) {
         const int64_t column = i - grid.pad_left;
         const bool present = column >= 0 && column < until;
-        const __m512i numbers = _mm512_maskz_loadu_epi16(
-            present ? lanes : 0, from + (present ? column : 0) * shape.inputs);
-        _mm512_store_si512(to + i * kPixelBytes, numbers);
+        const T* pixel = from + (present ? column : 0) * shape.inputs;
+        __m512i parts[kParts<T>];
+        if constexpr (kParts<T> == 1) {
+          parts[0] = load_words(pixel, present ? left : 0);
+        } else {
+          split<T>(pixel, present ? left : 0, parts);
+        }
+        for (int part = 0; part < kParts<T>; ++part) {
+          _mm512_store_si512(to + part * plane_bytes + i * kPixelBytes, parts[part]);
+        }
       }
     }
   }
@@ -273,27 +296,28 @@ inline void add_segment(const TapShape& shape, const ConvGrid& grid, const ConvT
 }
 
 /// Working memory of one task.
+template <class T>
 struct ConvMemory {
   int64_t plane, bands, steps, blocks, sums;  // bytes of each part
-  ConvMemory(const TapShape& shape, const ConvGrid& grid, const ConvTasks& tasks) {
+  ConvMemory(const TapShape& shape, const ConvGrid& grid, const ConvTasks<T>& tasks) {
     // A half of another picture may leave half a block empty.
-    const int64_t most = tasks.halves(grid) / 2 + 1 + ConvTasks::segments(grid, tasks.rows);
-    plane = ConvTasks::plane_bytes(grid, tasks.rows);
-    bands = shape.depth * plane;
-    steps = round_up(shape.steps() * int64_t{sizeof(int64_t)}, 64);
+    const int64_t most = tasks.halves(grid) / 2 + 1 + ConvTasks<T>::segments(grid, tasks.rows);
+    plane = ConvTasks<T>::plane_bytes(grid, tasks.rows);
+    bands = shape.depth * kParts<T> * plane;
+    steps = round_up(shape.steps() * DepthSteps<T>::kBytes, 64);
     blocks = round_up(most * int64_t{sizeof(RowBlock)}, 64);
-    sums = most * kSumBytes;
+    sums = PanelWalk<T>(shape.steps(), most).sum_bytes(most);
   }
   int64_t bytes() const { return bands + steps + blocks + sums; }
 };
 
-inline void run_conv_task(const CpuConv& layer, const TapShape& shape, const CpuConvRun& run,
-                          const ConvTasks& tasks, int64_t task, char* memory) {
+template <class T>
+void run_conv_task(const CpuConv& layer, const TapShape& shape, const CpuConvRun& run,
+                   const ConvTasks<T>& tasks, int64_t task, char* memory) {
   const int64_t phase = task / (tasks.row_tasks * tasks.panel_tasks);
   const int64_t part = task % tasks.panel_tasks;
   const ConvGrid grid(layer, shape, run.input, phase);
-  const ConvMemory parts(shape, grid, tasks);
-  int64_t* steps = reinterpret_cast<int64_t*>(memory + parts.bands);
+  const ConvMemory<T> parts(shape, grid, tasks);
   BlockList list(reinterpret_cast<RowBlock*>(memory + parts.bands + parts.steps));
   RowBlock* blocks = reinterpret_cast<RowBlock*>(memory + parts.bands + parts.steps);
   char* sums = memory + parts.bands + parts.steps + parts.blocks;
@@ -307,58 +331,67 @@ inline void run_conv_task(const CpuConv& layer, const TapShape& shape, const Cpu
   while (row < end) {
     const int64_t first = row % grid.rows;
     const Segment segment{row / grid.rows, first, min64(end - row, grid.rows - first), pixels};
-    fill_band(shape, grid, static_cast<const Bf16*>(run.x), segment, parts.plane);
+    fill_band(shape, grid, static_cast<const T*>(run.x), segment, parts.plane);
     const float* bias =
         run.bias == nullptr ? nullptr : run.bias + segment.picture * run.bias_batch_stride;
     add_segment(shape, grid, target, segment, bias, list);
     pixels += segment_bytes(grid, segment.count);
     row += segment.count;
   }
+  DepthSteps<T> depth(memory + parts.bands, shape.steps());
   for (int64_t tap = 0; tap < shape.taps(); ++tap) {
     const int64_t away = tap / grid.kernel * grid.band_width + tap % grid.kernel;
     for (int64_t e = 0; e < shape.depth; ++e) {
-      steps[e * shape.taps() + tap] = e * parts.plane + away * kPixelBytes;
+      depth.set(e * shape.taps() + tap, e * kParts<T> * parts.plane + away * kPixelBytes,
+                parts.plane);
     }
   }
-  const char* packed = static_cast<const char*>(run.packed) + phase * shape.phase_bytes();
-  PanelProducts<CpuEpilogue::plain> products(
-      {grid.stride * kPixelBytes, steps, shape.steps()}, packed,
-      {static_cast<Bf16*>(run.y), shape.outputs, run.accumulate});
-  multiply_panels(products, blocks, list.count(), shape.steps(),
-                  shape.panels * part / tasks.panel_tasks,
+  const char* packed = static_cast<const char*>(run.packed) + phase * shape.phase_bytes<T>();
+  PanelProducts<CpuEpilogue::plain, T> products(
+      depth.depth(grid.stride * kPixelBytes), packed,
+      {static_cast<T*>(run.y), shape.outputs, run.accumulate});
+  multiply_panels(products, blocks, list.count(), shape.panels * part / tasks.panel_tasks,
                   shape.panels * (part + 1) / tasks.panel_tasks, sums);
 }
 
 bool conv_supported(const CpuConv& layer) {
   const bool doubled =
       layer.kernel == 3 && layer.stride == 1 && layer.pad_begin == 1 && layer.pad_end == 1;
-  return layer.type == CpuType::bf16 && (!layer.upsample || doubled);
+  return !layer.upsample || doubled;
 }
 int64_t conv_weight_bytes(const CpuConv& layer) {
   const TapShape shape(layer);
-  return shape.phases * shape.phase_bytes();
+  return with_type(layer.type, [&](auto number) {
+    return shape.phases * shape.phase_bytes<decltype(number)>();
+  });
 }
 void pack_conv(const CpuConv& layer, const CpuWeights& weights, void* packed,
                const Parallel& parallel) {
   const TapShape shape(layer);
-  with_weights(weights, [&](const auto* numbers) {
-    parallel_for(parallel, shape.phases * shape.panels, [&](int64_t begin, int64_t end) {
-      const Scratch columns(column_bytes(layer));
-      for (int64_t i = begin; i < end; ++i) {
-        pack_conv_panel(layer, shape, numbers, i / shape.panels, i % shape.panels,
-                        static_cast<float*>(columns.data()), static_cast<char*>(packed));
-      }
+  with_type(layer.type, [&](auto number) {
+    with_weights(weights, [&](const auto* numbers) {
+      parallel_for(parallel, shape.phases * shape.panels, [&](int64_t begin, int64_t end) {
+        const Scratch columns(column_bytes(layer));
+        for (int64_t i = begin; i < end; ++i) {
+          pack_conv_panel<decltype(number)>(layer, shape, numbers, i / shape.panels,
+                                            i % shape.panels, static_cast<float*>(columns.data()),
+                                            static_cast<char*>(packed));
+        }
+      });
     });
   });
 }
 int64_t conv_scratch_bytes(const CpuConv& layer, const CpuPicture& input, int threads) {
   if (is_pointwise(layer)) {
-    const LinearShape shape({layer.type, layer.inputs, layer.outputs});
-    return threads * (2 * shape.steps * kTileBytes * 2 + kMostBlocks * kSumBytes);
+    const int64_t pixels = input.batch * input.height * input.width;
+    return tiled::linear_scratch_bytes(pointwise(layer), pixels, threads);
   }
-  const TapShape shape(layer);
-  const ConvGrid grid(layer, shape, input, 0);
-  return threads * ConvMemory(shape, grid, ConvTasks(shape, grid, threads)).bytes();
+  return with_type(layer.type, [&](auto number) {
+    using T = decltype(number);
+    const TapShape shape(layer);
+    const ConvGrid grid(layer, shape, input, 0);
+    return threads * ConvMemory<T>(shape, grid, ConvTasks<T>(shape, grid, threads)).bytes();
+  });
 }
 void conv(const CpuConv& layer, const CpuConvRun& run, const Parallel& parallel) {
   if (is_pointwise(layer)) {
@@ -366,16 +399,20 @@ void conv(const CpuConv& layer, const CpuConvRun& run, const Parallel& parallel)
       tiled::linear(as_linear, rows, parallel);
     });
   }
-  const TapShape shape(layer);
-  const ConvGrid grid(layer, shape, run.input, 0);
-  const ConvTasks tasks(shape, grid, parallel.threads());
-  const int64_t count = shape.phases * tasks.row_tasks * tasks.panel_tasks;
-  parallel_for(parallel, count, [&](int64_t begin, int64_t end) {
-    const TileScope tiles;
-    const Scratch memory(ConvMemory(shape, grid, tasks).bytes());
-    for (int64_t i = begin; i < end; ++i) {
-      run_conv_task(layer, shape, run, tasks, i, static_cast<char*>(memory.data()));
-    }
+  with_type(layer.type, [&](auto number) {
+    using T = decltype(number);
+    const TapShape shape(layer);
+    const ConvGrid grid(layer, shape, run.input, 0);
+    const ConvTasks<T> tasks(shape, grid, parallel.threads());
+    const int64_t bytes = ConvMemory<T>(shape, grid, tasks).bytes();
+    const int64_t count = shape.phases * tasks.row_tasks * tasks.panel_tasks;
+    parallel_for(parallel, count, [&](int64_t begin, int64_t end) {
+      const TileScope tiles;
+      const Scratch memory(bytes);
+      for (int64_t i = begin; i < end; ++i) {
+        run_conv_task<T>(layer, shape, run, tasks, i, static_cast<char*>(memory.data()));
+      }
+    });
   });
 }
 

@@ -2,7 +2,11 @@
 // not lie side by side, times panels of 32 packed columns, with bias, activation and residual
 // applied to the fp32 sums of one block while the tiles work on the next.
 //
-// Shapes: K depth in steps of 32. Packed weights [panel][K / 32][2] tiles of [16 pairs][16][2].
+// A number of fp32 is taken as the sum of three bf16, which hold its 24 bits, and a product as the
+// six products of such parts that are not below fp32's own rounding.
+//
+// Shapes: K depth in steps of 32. Packed weights [panel][K / 32][part][2] tiles of
+// [16 pairs][16][2].
 #pragma once
 
 #include "device/cpu/linear.h"
@@ -18,7 +22,21 @@ namespace tiled {
 constexpr int kBlockRows = 32;
 constexpr int kPanelColumns = 32;
 constexpr int64_t kSumBytes = int64_t{kBlockRows} * kPanelColumns * 4;
-constexpr int64_t kChunkSteps = 40;  // depth after which sums are put aside: a panel's 80 KiB
+constexpr int64_t kChunkBytes = 80 << 10;  // of a panel, after which sums are put aside
+constexpr int64_t kGroupBytes = 1 << 20;  // of sums that wait for the next chunk
+
+/// Parts of a number, and which of them are multiplied: with one part that is all.
+template <class T>
+constexpr int kParts = sizeof(T) == 4 ? 3 : 1;
+template <class T>
+constexpr int kProducts = sizeof(T) == 4 ? 6 : 1;
+struct PartPair {
+  int8_t a, b;
+};
+constexpr PartPair kPartPairs[6] = {{0, 0}, {1, 0}, {2, 0}, {0, 1}, {1, 1}, {0, 2}};
+/// Bytes of a panel's tiles for one step of depth.
+template <class T>
+constexpr int64_t kStepBytes = 2 * kTileBytes * kParts<T>;
 
 /// 32 rows of A and where their results go.
 struct RowBlock {
@@ -29,22 +47,44 @@ struct RowBlock {
 };
 
 /// What is done with the sums.
+template <class T>
 struct Output {
-  Bf16* y;
+  T* y;
   int64_t columns;  // per row of y
   bool accumulate;
 };
 
-/// The depth of a product: where the steps of a row of A lie.
+/// The depth of a product: where the tiles of each product lie in a row of A and in a panel.
 struct Depth {
   int64_t a_stride;  // bytes from row to row
-  const int64_t* a_steps;
   int64_t steps;
+  const int64_t* a;  // [steps][kProducts]
+  const int64_t* b;
 };
 
-template <CpuEpilogue epilogue>
+/// The arrays of a Depth.
+template <class T>
+class DepthSteps {
+ public:
+  static constexpr int64_t kBytes = kProducts<T> * 2 * int64_t{sizeof(int64_t)};  // per step
+  DepthSteps(void* memory, int64_t steps)
+      : steps_(steps), a_(static_cast<int64_t*>(memory)), b_(a_ + steps * kProducts<T>) {}
+  /// Step `step` of a row begins at `at`, its parts `part_bytes` apart.
+  void set(int64_t step, int64_t at, int64_t part_bytes) {
+    for (int64_t i = 0; i < kProducts<T>; ++i) {
+      a_[step * kProducts<T> + i] = at + kPartPairs[i].a * part_bytes;
+      b_[step * kProducts<T> + i] = step * kStepBytes<T> + kPartPairs[i].b * 2 * kTileBytes;
+    }
+  }
+  Depth depth(int64_t a_stride) const { return {a_stride, steps_, a_, b_}; }
+
+ private:
+  int64_t steps_;
+  int64_t *a_, *b_;
+};
+
+template <CpuEpilogue epilogue, Precision kExact>
 ATELIER_INLINE __m512 finished(__m512 x) {
-  constexpr Precision kExact = Precision::bf16;
   if constexpr (epilogue == CpuEpilogue::gelu) return gelu<kExact>(x);
   if constexpr (epilogue == CpuEpilogue::gelu_tanh) return gelu_tanh<kExact>(x);
   if constexpr (epilogue == CpuEpilogue::quick_gelu) return swish<kExact>(x, 1.702F);
@@ -53,13 +93,13 @@ ATELIER_INLINE __m512 finished(__m512 x) {
 }
 
 /// The last steps of one block and panel: bias, activation, residual, rounding.
-template <CpuEpilogue epilogue>
+template <CpuEpilogue epilogue, class T>
 class Finish {
  public:
   static constexpr bool kGated = epilogue == CpuEpilogue::geglu;
   static constexpr int64_t kWidth = kGated ? 16 : 32;
 
-  ATELIER_INLINE_MEMBER Finish(const RowBlock& block, const Output& output, int64_t panel,
+  ATELIER_INLINE_MEMBER Finish(const RowBlock& block, const Output<T>& output, int64_t panel,
                                const char* sums)
       : out_(block.out), sums_(sums), accumulate_(output.accumulate) {
     const int64_t column = panel * kWidth, left = output.columns - column;
@@ -77,22 +117,27 @@ class Finish {
     for (int64_t row = begin; row < end; ++row) {
       if (out_[row] < 0) continue;
       const char* at = sums_ + row / 16 * 2 * kTileBytes + row % 16 * 64;
-      Bf16* y = y_ + out_[row];
+      T* y = y_ + out_[row];
       __m512 a = _mm512_add_ps(_mm512_load_ps(at), bias_[0]);
       __m512 b = _mm512_add_ps(_mm512_load_ps(at + kTileBytes), bias_[1]);
       if constexpr (kGated) {
-        a = _mm512_mul_ps(a, gelu<Precision::bf16>(b));
+        a = _mm512_mul_ps(a, gelu<kPrecision<T>>(b));
         if (accumulate_) a = _mm512_add_ps(a, load(y, lanes_[0]));
         store(y, a, lanes_[0]);
       } else {
-        a = finished<epilogue>(a);
-        b = finished<epilogue>(b);
+        a = finished<epilogue, kPrecision<T>>(a);
+        b = finished<epilogue, kPrecision<T>>(b);
         if (accumulate_) {
           a = _mm512_add_ps(a, load(y, lanes_[0]));
           b = _mm512_add_ps(b, load(y + 16, lanes_[1]));
         }
-        _mm512_mask_storeu_epi16(y, static_cast<__mmask32>(lanes_[0] | lanes_[1] << 16),
-                                 (__m512i)_mm512_cvtne2ps_pbh(b, a));
+        if constexpr (sizeof(T) == 4) {
+          store(y, a, lanes_[0]);
+          store(y + 16, b, lanes_[1]);
+        } else {
+          _mm512_mask_storeu_epi16(y, static_cast<__mmask32>(lanes_[0] | lanes_[1] << 16),
+                                   (__m512i)_mm512_cvtne2ps_pbh(b, a));
+        }
       }
     }
   }
@@ -100,7 +145,7 @@ class Finish {
  private:
   const int64_t* out_;
   const char* sums_;
-  Bf16* y_;
+  T* y_;
   __m512 bias_[2];
   __mmask16 lanes_[2];
   bool accumulate_;
@@ -108,13 +153,14 @@ class Finish {
 
 /// Multiplies blocks of rows with panels one after another. The sums of a product are written while
 /// the tiles work on the next, so its RowBlock must outlive that.
-template <CpuEpilogue epilogue>
+template <CpuEpilogue epilogue, class T>
 class PanelProducts {
  public:
-  PanelProducts(const Depth& depth, const char* packed, const Output& output)
+  PanelProducts(const Depth& depth, const char* packed, const Output<T>& output)
       : depth_(depth), packed_(packed), output_(output) {}
 
-  const char* panel(int64_t panel) const { return packed_ + panel * depth_.steps * 2 * kTileBytes; }
+  int64_t steps() const { return depth_.steps; }
+  const char* panel(int64_t panel) const { return packed_ + panel * depth_.steps * kStepBytes<T>; }
 
   /// Steps [begin, end) of one product; the last ones complete it. Between the first and the last,
   /// `sums` (kSumBytes) keeps what there is. `fetch` to `fetch_end` is brought into the second
@@ -125,13 +171,14 @@ class PanelProducts {
     const TileProduct product{.a = block.a,
                               .a_half = block.a_half,
                               .a_stride = depth_.a_stride,
-                              .a_steps = depth_.a_steps + begin,
-                              .b = panel(panel_index) + begin * 2 * kTileBytes,
-                              .steps = end - begin,
+                              .a_steps = depth_.a + begin * kProducts<T>,
+                              .b = panel(panel_index),
+                              .b_steps = depth_.b + begin * kProducts<T>,
+                              .steps = (end - begin) * kProducts<T>,
                               .sums = sums,
                               .add = begin > 0};
     const Waiting ready = waiting_;
-    const int64_t lines = divide_up((fetch_end - fetch) / 64, max64(1, end - begin - 4));
+    const int64_t lines = divide_up((fetch_end - fetch) / 64, max64(1, product.steps - 4));
     if (ready.block == nullptr) {
       pipeline_.run(product, [&](int64_t) {
         for (int64_t n = lines; n > 0 && fetch < fetch_end; --n, fetch += 64) {
@@ -141,7 +188,7 @@ class PanelProducts {
       waiting_ = {end == depth_.steps ? &block : nullptr, panel_index, sums};
       return;
     }
-    const Finish<epilogue> finish(*ready.block, output_, ready.panel, ready.sums);
+    const Finish<epilogue, T> finish(*ready.block, output_, ready.panel, ready.sums);
     int64_t row = 0;
     pipeline_.run(product, [&](int64_t share) {
       for (int64_t n = lines; n > 0 && fetch < fetch_end; --n, fetch += 64) {
@@ -156,7 +203,7 @@ class PanelProducts {
   void finish() {
     pipeline_.finish();
     if (waiting_.block != nullptr) {
-      Finish<epilogue>(*waiting_.block, output_, waiting_.panel, waiting_.sums)
+      Finish<epilogue, T>(*waiting_.block, output_, waiting_.panel, waiting_.sums)
           .write(0, kBlockRows);
     }
     waiting_.block = nullptr;
@@ -171,26 +218,49 @@ class PanelProducts {
 
   Depth depth_;
   const char* packed_;
-  Output output_;
+  Output<T> output_;
   TilePipeline pipeline_;
   Waiting waiting_;
 };
 
-/// Panels [first, last) for `count` blocks of rows that stay in the second cache, panel by panel.
-/// `sums` has room for count * kSumBytes.
-template <CpuEpilogue epilogue>
-void multiply_panels(PanelProducts<epilogue>& products, const RowBlock* blocks, int64_t count,
-                     int64_t steps, int64_t first, int64_t last, char* sums) {
-  const int64_t chunks = divide_up(steps, kChunkSteps);
-  for (int64_t panel = first; panel < last; ++panel) {
-    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-      const int64_t begin = steps * chunk / chunks, end = steps * (chunk + 1) / chunks;
-      const char* next = products.panel(panel) + end * 2 * kTileBytes;
-      const bool more = panel + 1 < last || chunk + 1 < chunks;
-      const int64_t lines = more ? (end - begin) * 2 * kTileBytes / 64 : 0;
-      for (int64_t i = 0; i < count; ++i) {
-        products.run(blocks[i], panel, begin, end, sums + (chunks > 1 ? i * kSumBytes : 0),
-                     next + lines * i / count * 64, next + lines * (i + 1) / count * 64);
+/// How panels are walked: depth is cut into chunks, and a group of panels takes a chunk before any
+/// takes the next, so that of deep fp32 rows, three times as large as bf16, only a chunk needs to
+/// be in the second cache.
+template <class T>
+struct PanelWalk {
+  int64_t chunks, group;
+  PanelWalk(int64_t steps, int64_t count)
+      : chunks(divide_up(steps * kStepBytes<T>, kChunkBytes)),
+        group(chunks == 1 || kParts<T> == 1 ? 1 : max64(1, kGroupBytes / (count * kSumBytes))) {}
+  /// Enough for `most` blocks or fewer.
+  int64_t sum_bytes(int64_t most) const {
+    if (chunks == 1) return kSumBytes;
+    return max64(most * kSumBytes, kParts<T> == 1 ? 0 : kGroupBytes);
+  }
+};
+
+/// Panels [first, last) for `count` blocks of rows. `sums` has room for PanelWalk::sum_bytes().
+template <CpuEpilogue epilogue, class T>
+void multiply_panels(PanelProducts<epilogue, T>& products, const RowBlock* blocks, int64_t count,
+                     int64_t first, int64_t last, char* sums) {
+  const int64_t steps = products.steps();
+  const PanelWalk<T> walk(steps, count);
+  for (int64_t from = first; from < last; from += walk.group) {
+    const int64_t to = min64(from + walk.group, last);
+    for (int64_t chunk = 0; chunk < walk.chunks; ++chunk) {
+      const int64_t begin = steps * chunk / walk.chunks, end = steps * (chunk + 1) / walk.chunks;
+      for (int64_t panel = from; panel < to; ++panel) {
+        // What comes next, about as long as what is at hand.
+        const char* next = panel + 1 < to ? products.panel(panel + 1) + begin * kStepBytes<T>
+                           : chunk + 1 < walk.chunks ? products.panel(from) + end * kStepBytes<T>
+                                                     : products.panel(to);
+        const bool more = panel + 1 < last || chunk + 1 < walk.chunks;
+        const int64_t lines = more ? (end - begin) * kStepBytes<T> / 64 : 0;
+        for (int64_t i = 0; i < count; ++i) {
+          const int64_t place = walk.chunks > 1 ? (panel - from) * count + i : 0;
+          products.run(blocks[i], panel, begin, end, sums + place * kSumBytes,
+                       next + lines * i / count * 64, next + lines * (i + 1) / count * 64);
+        }
       }
     }
   }
@@ -203,12 +273,21 @@ ATELIER_INLINE void store_tile(__m512i (&rows)[16], char* tile) {
   for (int i = 0; i < 16; ++i) _mm512_store_si512(tile + i * 64, rows[i]);
 }
 
-/// 32 numbers rounded to bf16; the first `count` are read, the rest is zero.
-template <class S>
-ATELIER_INLINE __m512i load_bf16(const S* p, int64_t count) {
-  const __m512 low = load(p, first_lanes(max64(0, count)));
-  const __m512 high = load(p + (count > 16 ? 16 : 0), first_lanes(max64(0, count - 16)));
-  return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+/// 32 numbers as bf16 parts that add up to them: to 24 bits with three parts.
+template <class T>
+ATELIER_INLINE void split(__m512 low, __m512 high, __m512i (&parts)[kParts<T>]) {
+  ATELIER_UNROLL for (int i = 0; i < kParts<T>; ++i) {
+    parts[i] = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+    if (i + 1 == kParts<T>) return;
+    low = sub(low, widen16(_mm512_castsi512_si256(parts[i])));
+    high = sub(high, widen16(_mm512_extracti64x4_epi64(parts[i], 1)));
+  }
+}
+/// The same of the first `count` numbers at `p`; the rest is zero.
+template <class T, class S>
+ATELIER_INLINE void split(const S* p, int64_t count, __m512i (&parts)[kParts<T>]) {
+  split<T>(load(p, first_lanes(max64(0, count))),
+           load(p + (count > 16 ? 16 : 0), first_lanes(max64(0, count - 16))), parts);
 }
 
 }  // namespace tiled

@@ -1,4 +1,4 @@
-// Linear layers on AMX tiles.
+// Linear layers on AMX tiles, bf16 or fp32 (gemm.h).
 //
 // Shallow layers walk along the rows, so that neighbouring columns of y are written one after
 // another, with a group of panels in the second cache. Deep layers keep many blocks of rows there
@@ -15,6 +15,7 @@ constexpr int64_t kRowBytes = 768 << 10;  // of rows per task
 constexpr int64_t kPanelBytes = 768 << 10;  // of panels a shallow layer passes along a row
 constexpr int64_t kShallow = 24;  // steps up to which a layer is shallow
 constexpr int64_t kMostBlocks = 32;  // per task
+constexpr int64_t kSplitBlocks = 16;  // per task where rows are split into parts
 
 /// How a layer's columns are packed: a panel of a gated layer has 16 columns and their 16 gates.
 struct LinearShape {
@@ -38,72 +39,96 @@ struct LinearShape {
   }
 };
 
-template <class S>
+template <class T, class S>
 void pack_linear_panel(const LinearShape& shape, const S* weights, int64_t panel, char* packed) {
-  char* out = packed + panel * shape.steps * 2 * kTileBytes;
-  for (int64_t step = 0; step < shape.steps; ++step) {
-    for (int64_t tile = 0; tile < 2; ++tile, out += kTileBytes) {
+  char* out = packed + panel * shape.steps * kStepBytes<T>;
+  for (int64_t step = 0; step < shape.steps; ++step, out += kStepBytes<T>) {
+    for (int64_t tile = 0; tile < 2; ++tile) {
       const int64_t first = shape.output(panel, tile), present = shape.present(panel, tile);
-      __m512i rows[16];
+      __m512i rows[kParts<T>][16];
       for (int64_t i = 0; i < 16; ++i) {
         const int64_t left = i < present ? shape.inputs - step * kTileWidth : 0;
         const S* row = weights + (i < present ? (first + i) * shape.inputs : 0);
-        rows[i] = load_bf16(row + (left > 0 ? step * kTileWidth : 0), left);
+        __m512i parts[kParts<T>];
+        split<T>(row + (left > 0 ? step * kTileWidth : 0), left, parts);
+        for (int part = 0; part < kParts<T>; ++part) rows[part][i] = parts[part];
       }
-      store_tile(rows, out);
+      for (int part = 0; part < kParts<T>; ++part) {
+        store_tile(rows[part], out + (part * 2 + tile) * kTileBytes);
+      }
     }
   }
 }
 
 /// Copies up to 32 rows from `first` on, the rest and what a row lacks to whole tiles become zero.
-inline void copy_rows(const CpuLinearRun& run, const LinearShape& shape, int64_t first,
-                      int64_t stride, char* to) {
-  const Bf16* x = static_cast<const Bf16*>(run.x) + first * run.x_stride;
-  const int64_t present = min64(kBlockRows, run.rows - first);
+/// A row's parts lie one after another.
+template <class T>
+void copy_rows(const CpuLinearRun& run, const LinearShape& shape, int64_t first, int64_t stride,
+               char* to) {
+  const T* x = static_cast<const T*>(run.x) + first * run.x_stride;
+  const int64_t present = min64(kBlockRows, run.rows - first), width = shape.steps * kTileWidth;
   for (int64_t row = 0; row < kBlockRows; ++row, x += run.x_stride, to += stride) {
-    for (int64_t k = 0; k < shape.steps * kTileWidth; k += kTileWidth) {
+    for (int64_t k = 0; k < width; k += kTileWidth) {
       const int64_t left = row < present ? shape.inputs - k : 0;
-      const __mmask32 lanes = left >= 32 ? ~__mmask32{0} : (1U << max64(0, left)) - 1;
-      _mm512_storeu_si512(to + k * 2, _mm512_maskz_loadu_epi16(lanes, x + k));
+      __m512i parts[kParts<T>];
+      if constexpr (kParts<T> == 1) {
+        parts[0] = load_words(x + k, left);
+      } else {
+        split<T>(x + (left > 0 ? k : 0), left, parts);
+      }
+      for (int part = 0; part < kParts<T>; ++part) {
+        _mm512_storeu_si512(to + (part * width + k) * 2, parts[part]);
+      }
     }
   }
 }
 
 /// The cut of a layer into tasks: blocks of rows, and ranges of panels where rows are few.
+template <class T>
 struct LinearTasks {
   int64_t row_blocks, blocks_per_task, row_tasks, panel_tasks;
   LinearTasks(const LinearShape& shape, int64_t rows, int threads) {
     constexpr int64_t kTasksPerThread = 2;
-    const int64_t block_bytes = shape.steps * 2 * kTileBytes;
     row_blocks = divide_up(rows, kBlockRows);
-    const int64_t most = max64(2, min64(kMostBlocks, kRowBytes / block_bytes));
-    row_tasks = divide_up(row_blocks, most);
+    if constexpr (kParts<T> == 1) {
+      const int64_t fitting = kRowBytes / (shape.steps * kStepBytes<T>);
+      row_tasks = divide_up(row_blocks, max64(2, min64(kMostBlocks, fitting)));
+    } else {
+      // Splitting rows costs too much to do it once for each range of panels, unless they are few.
+      row_tasks = max64(divide_up(row_blocks, kSplitBlocks),
+                        min64(threads, row_blocks / (kSplitBlocks / 2)));
+    }
     blocks_per_task = divide_up(row_blocks, row_tasks);
     row_tasks = divide_up(row_blocks, blocks_per_task);
-    panel_tasks = threads == 1 ? 1 : divide_up(threads * kTasksPerThread, row_tasks);
+    panel_tasks = threads == 1 || (kParts<T> > 1 && row_tasks >= threads)
+                      ? 1
+                      : divide_up(threads * kTasksPerThread, row_tasks);
     panel_tasks = min64(panel_tasks, shape.panels);
   }
 };
 
 /// One call's rows as blocks. The last block, or all, may need a copy.
+template <class T>
 class LinearRows {
  public:
   LinearRows(const LinearShape& shape, const CpuLinearRun& run) : shape_(shape), run_(run) {}
 
-  bool in_place() const { return shape_.inputs % kTileWidth == 0; }
+  bool in_place() const { return kParts<T> == 1 && shape_.inputs % kTileWidth == 0; }
   bool copied(int64_t block) const { return !in_place() || (block + 1) * kBlockRows > run_.rows; }
   /// Bytes between rows: all blocks of a call share one stride, so copies take that of x.
-  int64_t stride() const { return in_place() ? run_.x_stride * 2 : shape_.steps * kTileWidth * 2; }
+  int64_t stride() const { return in_place() ? run_.x_stride * 2 : kParts<T> * part_bytes(); }
+  int64_t part_bytes() const { return shape_.steps * kTileWidth * 2; }
   int64_t block_bytes() const { return kBlockRows * stride(); }
   const char* at(int64_t block) const {
-    return static_cast<const char*>(run_.x) + block * kBlockRows * run_.x_stride * 2;
+    return static_cast<const char*>(run_.x) +
+           block * kBlockRows * run_.x_stride * int64_t{sizeof(T)};
   }
   /// Sets up block `index`; `memory` has block_bytes() for a copy.
   void prepare(int64_t index, char* memory, RowBlock& block) const {
     const int64_t first = index * kBlockRows;
     block.a = at(index);
     if (copied(index)) {
-      copy_rows(run_, shape_, first, stride(), memory);
+      copy_rows<T>(run_, shape_, first, stride(), memory);
       block.a = memory;
     }
     block.a_half = 16 * stride();
@@ -120,11 +145,10 @@ class LinearRows {
 
 /// Row blocks [begin, end) and panels [first, last) of a shallow layer.
 template <CpuEpilogue epilogue>
-void run_along_rows(const LinearShape& shape, const LinearRows& rows,
-                    PanelProducts<epilogue>& products, int64_t begin, int64_t end, int64_t first,
-                    int64_t last, char* memory) {
-  const int64_t group = max64(1, kPanelBytes / (shape.steps * 2 * kTileBytes));
-  char* sums = memory + 2 * rows.block_bytes();
+void run_along_rows(const LinearShape& shape, const LinearRows<Bf16>& rows,
+                    PanelProducts<epilogue, Bf16>& products, int64_t begin, int64_t end,
+                    int64_t first, int64_t last, char* memory, char* sums) {
+  const int64_t group = max64(1, kPanelBytes / (shape.steps * kStepBytes<Bf16>));
   RowBlock blocks[2];  // taken in turns: the one before may still be written from
   int64_t turn = 0;
   for (int64_t from = first; from < last; from += group) {
@@ -143,63 +167,108 @@ void run_along_rows(const LinearShape& shape, const LinearRows& rows,
   products.finish();
 }
 
-template <CpuEpilogue epilogue>
-void run_linear_task(const LinearShape& shape, const LinearTasks& tasks, const CpuLinearRun& run,
-                     int64_t task, char* memory, int64_t* steps) {
-  const LinearRows rows(shape, run);
+/// Working memory of one task: copied rows, sums, and the depth's steps.
+template <class T>
+struct LinearMemory {
+  int64_t copies, sums, steps;  // bytes of each part
+  LinearMemory(const LinearShape& shape, const LinearTasks<T>& tasks, const LinearRows<T>& rows)
+      : copies(max64(2, rows.in_place() ? 1 : tasks.blocks_per_task) * rows.block_bytes()),
+        sums(PanelWalk<T>(shape.steps, tasks.blocks_per_task).sum_bytes(tasks.blocks_per_task)),
+        steps(shape.steps * DepthSteps<T>::kBytes) {
+    copies = round_up(copies, 64);
+  }
+  int64_t bytes() const { return copies + sums + steps; }
+};
+
+template <CpuEpilogue epilogue, class T>
+void run_linear_task(const LinearShape& shape, const LinearTasks<T>& tasks, const CpuLinearRun& run,
+                     int64_t task, char* memory) {
+  const LinearRows<T> rows(shape, run);
   const int64_t first_block = task / tasks.panel_tasks * tasks.blocks_per_task;
   const int64_t count = min64(tasks.blocks_per_task, tasks.row_blocks - first_block);
   const int64_t part = task % tasks.panel_tasks;
   const int64_t first = shape.panels * part / tasks.panel_tasks;
   const int64_t last = shape.panels * (part + 1) / tasks.panel_tasks;
-  for (int64_t step = 0; step < shape.steps; ++step) steps[step] = step * 64;
-  PanelProducts<epilogue> products({rows.stride(), steps, shape.steps},
-                                   static_cast<const char*>(run.packed),
-                                   {static_cast<Bf16*>(run.y), shape.columns, run.accumulate});
-  if (shape.steps <= kShallow) {
-    run_along_rows(shape, rows, products, first_block, first_block + count, first, last, memory);
-    return;
+  const LinearMemory<T> parts(shape, tasks, rows);
+  char* sums = memory + parts.copies;
+  DepthSteps<T> depth(sums + parts.sums, shape.steps);
+  for (int64_t step = 0; step < shape.steps; ++step) {
+    depth.set(step, step * kTileWidth * 2, rows.part_bytes());
+  }
+  PanelProducts<epilogue, T> products(depth.depth(rows.stride()),
+                                      static_cast<const char*>(run.packed),
+                                      {static_cast<T*>(run.y), shape.columns, run.accumulate});
+  if constexpr (kParts<T> == 1) {
+    if (shape.steps <= kShallow) {
+      return run_along_rows(shape, rows, products, first_block, first_block + count, first, last,
+                            memory, sums);
+    }
   }
   RowBlock blocks[kMostBlocks];
-  char* sums = memory + (rows.in_place() ? 1 : count) * rows.block_bytes();
   for (int64_t i = 0; i < count; ++i) {
     rows.prepare(first_block + i, memory + (rows.in_place() ? 0 : i) * rows.block_bytes(),
                  blocks[i]);
   }
-  multiply_panels(products, blocks, count, shape.steps, first, last, sums);
+  multiply_panels(products, blocks, count, first, last, sums);
 }
 
-template <CpuEpilogue epilogue>
-void run_linear(const CpuLinear& layer, const CpuLinearRun& run, const Parallel& parallel) {
+template <CpuEpilogue epilogue, class T>
+void run_linear_as(const CpuLinear& layer, const CpuLinearRun& run, const Parallel& parallel) {
   const LinearShape shape(layer);
-  const LinearTasks tasks(shape, run.rows, parallel.threads());
+  const LinearTasks<T> tasks(shape, run.rows, parallel.threads());
+  const LinearMemory<T> parts(shape, tasks, LinearRows<T>(shape, run));
   parallel_for(parallel, tasks.row_tasks * tasks.panel_tasks, [&](int64_t begin, int64_t end) {
     const TileScope tiles;
-    const LinearRows rows(shape, run);
-    const int64_t copies = max64(2, rows.in_place() ? 1 : tasks.blocks_per_task);
-    const Scratch memory(copies * rows.block_bytes() + tasks.blocks_per_task * kSumBytes);
-    const Scratch steps(shape.steps * int64_t{sizeof(int64_t)});
+    const Scratch memory(parts.bytes());
     for (int64_t i = begin; i < end; ++i) {
-      run_linear_task<epilogue>(shape, tasks, run, i, static_cast<char*>(memory.data()),
-                                static_cast<int64_t*>(steps.data()));
+      run_linear_task<epilogue, T>(shape, tasks, run, i, static_cast<char*>(memory.data()));
     }
   });
 }
 
+/// Calls body(T{}) for the layer's type.
+template <class F>
+auto with_type(CpuType type, const F& body) {
+  return type == CpuType::fp32 ? body(float{}) : body(Bf16{});
+}
+
+int64_t linear_scratch_bytes(const CpuLinear& layer, int64_t rows, int threads) {
+  return with_type(layer.type, [&](auto number) {
+    using T = decltype(number);
+    const LinearShape shape(layer);
+    CpuLinearRun run{};
+    run.rows = rows;
+    run.x_stride = layer.inputs;
+    const LinearTasks<T> tasks(shape, rows, threads);
+    return threads * LinearMemory<T>(shape, tasks, LinearRows<T>(shape, run)).bytes();
+  });
+}
+bool linear_supported(const CpuLinear& layer) {
+  return layer.epilogue != CpuEpilogue::geglu || layer.outputs % 2 == 0;
+}
 int64_t linear_weight_bytes(const CpuLinear& layer) {
   const LinearShape shape(layer);
-  return shape.panels * shape.steps * 2 * kTileBytes;
+  return with_type(layer.type, [&](auto number) {
+    return shape.panels * shape.steps * kStepBytes<decltype(number)>;
+  });
 }
 void pack_linear(const CpuLinear& layer, const CpuWeights& weights, void* packed,
                  const Parallel& parallel) {
   const LinearShape shape(layer);
-  with_weights(weights, [&](const auto* numbers) {
-    parallel_for(parallel, shape.panels, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        pack_linear_panel(shape, numbers, i, static_cast<char*>(packed));
-      }
+  with_type(layer.type, [&](auto number) {
+    with_weights(weights, [&](const auto* numbers) {
+      parallel_for(parallel, shape.panels, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          pack_linear_panel<decltype(number)>(shape, numbers, i, static_cast<char*>(packed));
+        }
+      });
     });
   });
+}
+template <CpuEpilogue epilogue>
+void run_linear(const CpuLinear& layer, const CpuLinearRun& run, const Parallel& parallel) {
+  with_type(layer.type,
+            [&](auto number) { run_linear_as<epilogue, decltype(number)>(layer, run, parallel); });
 }
 void linear(const CpuLinear& layer, const CpuLinearRun& run, const Parallel& parallel) {
   switch (layer.epilogue) {

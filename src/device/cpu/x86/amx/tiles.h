@@ -57,7 +57,8 @@ struct TileProduct {
   const char* a;  // row 0; rows 16 to 31 lie a_half bytes further
   int64_t a_half, a_stride;  // bytes
   const int64_t* a_steps;  // where the tiles of each step lie, in bytes from `a`
-  const char* b;  // [steps][2] tiles
+  const char* b;
+  const int64_t* b_steps;  // where the two tiles of each step lie, in bytes from `b`
   int64_t steps;
   char* sums;  // [2 halves of rows][2 tiles][16][16] fp32
   bool add;  // to what `sums` holds
@@ -120,7 +121,7 @@ class TilePipeline {
   }
   ATELIER_INLINE_MEMBER static void multiply(const TileProduct& p, int64_t k) {
     const char* a = p.a + p.a_steps[k];
-    const char* b = p.b + k * 2 * kTileBytes;
+    const char* b = p.b + p.b_steps[k];
     tile_load<6>(b, 64);
     tile_load<7>(b + kTileBytes, 64);
     tile_load<4>(a, p.a_stride);
@@ -132,7 +133,7 @@ class TilePipeline {
   }
   template <int half>
   ATELIER_INLINE_MEMBER static void multiply_half(const TileProduct& p, int64_t k) {
-    const char* b = p.b + k * 2 * kTileBytes;
+    const char* b = p.b + p.b_steps[k];
     tile_load<4 + half>(p.a + p.a_steps[k] + half * p.a_half, p.a_stride);
     tile_load<6>(b, 64);
     tile_load<7>(b + kTileBytes, 64);
