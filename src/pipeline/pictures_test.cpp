@@ -3,8 +3,12 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <array>
+#include <limits>
+
 #include "base/error.h"
 #include "formats/checkpoint.h"
+#include "formats/safetensors.h"
 #include "pipeline/image_tensor.h"
 #include "pipeline/latent_colours.h"
 #include "pipeline/latent_file.h"
@@ -57,6 +61,20 @@ TEST(FitPicture, CutsTheMiddleToTheProportionsWanted) {
   EXPECT_EQ(fit_picture(ramp(1, 1, 4), 16, 8).width, 16);
 }
 
+TEST(FitPicture, LaysAMaskOverTheWholePictureWhateverItsSize) {
+  StartPictures pictures;
+  pictures.init = make_image(80, 40, 3);
+  pictures.mask = make_image(20, 20, 1);
+  for (size_t y = 0; y < 20; ++y)
+    for (size_t x = 0; x < 20; ++x) pictures.mask->pixels[y * 20 + x] = x < 5 ? 255 : 0;
+  // The left quarter of the picture is white; a square of its middle shows none of that.
+  fit_pictures(pictures, 32, 32);
+  EXPECT_EQ(pictures.init->width, 32);
+  EXPECT_EQ(pictures.mask->height, 32);
+  for (size_t y = 0; y < 32; ++y)
+    for (size_t x = 8; x < 32; ++x) EXPECT_LT(pictures.mask->pixels[y * 32 + x], 20) << x;
+}
+
 TEST(Composite, KeepsWhatTheMaskLeavesBlack) {
   const Image drawn = ramp(3, 1, 3);
   Image kept = make_image(3, 1, 3), mask = make_image(3, 1, 1);
@@ -82,6 +100,26 @@ TEST(LatentFile, HoldsWhatComfyUiLoads) {
     std::memcpy(&third, file->bytes("latent_tensor").data() + 2 * sizeof(float), sizeof(float));
     EXPECT_EQ(third, 2);
   }
+  std::filesystem::remove(path);
+}
+
+TEST(LatentFile, ReadsWhatWasWrittenHereAndByOldVersionsOfComfyUi) {
+  const auto path =
+      std::filesystem::temp_directory_path() / ("atelier_latent_" + std::to_string(::getpid()));
+  const at::Tensor latent = at::randn({2, 4, 3, 5});
+  save_latent(path, latent);
+  EXPECT_TRUE(at::equal(load_latent(path), latent));
+  const std::span bytes(static_cast<const std::byte*>(latent.const_data_ptr()), latent.nbytes());
+  const auto written = [&](const char* name, Shape shape) {
+    const std::array specs = {TensorSpec{name, std::move(shape), Encoding::f32}};
+    write_safetensors(path, specs, [&](size_t) { return bytes; });
+    return load_latent(path);
+  };
+  EXPECT_TRUE(at::allclose(written("latent_tensor", {2, 4, 3, 5}), latent / 0.18215));
+  EXPECT_THROW(written("samples", {2, 4, 3, 5}), Error);
+  EXPECT_THROW(written("latent_tensor", {2, 4, 15}), Error);
+  latent[1][2][0][0] = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_THROW(written("latent_tensor", {2, 4, 3, 5}), Error);
   std::filesystem::remove(path);
 }
 

@@ -115,10 +115,18 @@ class Pictures(Generate):
         self.draw("--batch", "3", out="b{index}.png")
         alone = Png(self.folder / "a.png")
         batch = [Png(self.folder / f"b000{i}.png") for i in (1, 2, 3)]
-        # Products of other sizes round differently, as they do in PyTorch; no more than that.
+        # Products of one row and of several round differently, as they do in PyTorch; no more than that.
         self.assertLess(alone.difference(batch[0]), 0.5)
         self.assertGreater(batch[0].difference(batch[1]), 1)
         self.assertGreater(batch[1].difference(batch[2]), 1)
+
+    def test_of_a_batch_in_fp32_are_equal_to_the_last_bit_shown(self):
+        self.draw("--dtype", "fp32", out="a.png")
+        self.draw("--dtype", "fp32", "--batch", "2", out="b{index}.png")
+        rows = [Png(self.folder / name).rows for name in ("a.png", "b0001.png")]
+        apart = [abs(a - b) for mine, theirs in zip(*rows) for a, b in zip(mine, theirs)]
+        self.assertLessEqual(max(apart), 1)
+        self.assertLess(sum(apart), 0.01 * len(apart))
 
     def test_carry_their_parameters(self):
         picture = self.picture("-n", "blue", "--sampler", "dpmpp_2m", "--scheduler", "karras", "--cfg", "6.5",
@@ -130,8 +138,17 @@ class Pictures(Generate):
                      "Size: 64x64", "Model: tiny"):
             self.assertIn(part, lines[2])
         facts = json.loads(picture.text["atelier"])
+        self.assertEqual((facts["batch"], facts["width"], facts["height"], facts["steps"]), (1, 64, 64, 3))
+        self.assertEqual({facts[k] for k in ("dtype", "text_dtype", "vae_dtype")} - {"fp32", "bf16", "fp16"}, set())
         self.assertEqual((facts["prompt"], facts["negative"], facts["seed"]), ("gr\u00fcn (x:1.2)", "blue", 7))
         self.assertEqual((facts["sampler"], facts["scheduler"], facts["cfg"]), ("dpmpp_2m", "karras", 6.5))
+
+    def test_carry_what_else_their_bytes_depend_on(self):
+        picture = self.picture("--tiled-vae", "--clip-skip", "2", "--vae-dtype", "fp32", "--batch", "1", "--end-step", "2",
+                               "--vae", model("tiny"))
+        facts = json.loads(picture.text["atelier"])
+        self.assertEqual([facts[k] for k in ("tiled_vae", "clip_skip", "vae_dtype", "end_step", "vae")],
+                         [True, 2, "fp32", 2, "tiny.safetensors"])
 
     def test_can_be_jpeg_and_webp(self):
         self.assertEqual(self.draw(out="a.jpg").code, 0)
@@ -166,6 +183,15 @@ class Pictures(Generate):
             self.assertGreater(self.picture(*words).difference(base), 0.01, words)
         self.assertGreater(self.picture(seed="8").difference(base), 1)
         self.assertGreater(self.picture(prompt="a blue square").difference(base), 0.01)
+
+    def test_of_very_different_prompts_are_drawn_branch_by_branch(self):
+        words = " ".join(f"word{i}" for i in range(130))
+        self.assertEqual(self.draw("-n", " ".join([words] * 2), prompt=words).code, 0)
+
+    def test_with_more_threads_than_cores_come_with_a_warning(self):
+        result = self.draw("--threads", str(2 * os.cpu_count() + 1))
+        self.assertEqual(result.code, 0)
+        self.assertIn("--threads", result.event("warning")["message"])
 
     def test_ignore_the_negative_prompt_at_cfg_1(self):
         self.assertEqual(self.picture("--cfg", "1", "-n", "blue").rows, self.picture("--cfg", "1").rows)
@@ -213,6 +239,15 @@ class ImageToImage(Generate):
             drawn = [picture.pixel(x, y) for x in range(40, 64, 4) for y in range(0, 64, 4)]
             self.assertNotEqual(drawn, [(4 * x, 4 * y, 128) for x in range(40, 64, 4) for y in range(0, 64, 4)])
 
+    def test_a_mask_of_another_size_covers_the_whole_picture(self):
+        write_png(self.init, 128, 64, lambda x, y: (2 * x, 4 * y, 128))
+        wide, square = self.folder / "wide.png", self.folder / "square.png"
+        write_png(wide, 128, 64, lambda x, y: (255,) * 3 if x >= 64 else (0,) * 3)
+        write_png(square, 64, 64, lambda x, y: (255,) * 3 if x >= 32 else (0,) * 3)
+        pictures = [self.picture("--init-image", self.init, "--mask", mask) for mask in (wide, square)]
+        self.assertLess(pictures[0].difference(pictures[1]), 2)
+        self.assertEqual(pictures[1].pixel(8, 32), (2 * (8 + 32), 128, 128))
+
     def test_broken_pictures_are_one_line(self):
         broken = self.folder / "broken.png"
         broken.write_bytes(self.init.read_bytes()[:60])
@@ -220,6 +255,64 @@ class ImageToImage(Generate):
         broken.write_bytes(b"no picture at all")
         self.assert_fails(self.draw("--init-image", broken), 1, "broken.png")
         self.assert_fails(self.draw("--init-image", self.init, "--mask", broken), 1, "broken.png")
+
+
+class PartsOfARun(Generate):
+    """--start-step, --end-step and --init-latent: one model's run that another goes on with."""
+
+    SIX = ("--width", "64", "--height", "64", "--steps", "6", "--dtype", "fp32")
+
+    def latent(self, name, *words, **more):
+        """The values of the latent a run leaves."""
+        result = self.draw(*words, "--save-latent", self.folder / name, "--overwrite", small=self.SIX, **more)
+        self.assertEqual(result.code, 0, result.err)
+        data = read_safetensors(self.folder / name)[1]["latent_tensor"]
+        return struct.unpack(f"<{len(data) // 4}f", data), result
+
+    def apart(self, a, b):
+        return max(abs(x - y) for x, y in zip(a, b)) / max(map(abs, b))
+
+    def test_two_halves_are_the_whole(self):
+        whole, _ = self.latent("whole.safetensors")
+        half, first = self.latent("half.safetensors", "--end-step", "3", "--keep-noise")
+        both, second = self.latent("both.safetensors", "--init-latent", self.folder / "half.safetensors",
+                                   "--no-noise", "--start-step", "3")
+        self.assertEqual([first.event("plan")["steps"], second.event("plan")["steps"]], [3, 3])
+        self.assertGreater(self.apart(half, whole), 0.01)
+        self.assertLess(self.apart(both, whole), 1e-3)
+
+    def test_an_early_end_without_keeping_noise_is_a_finished_picture(self):
+        kept, _ = self.latent("a.safetensors", "--end-step", "3", "--keep-noise")
+        ended, _ = self.latent("b.safetensors", "--end-step", "3")
+        self.assertGreater(self.apart(ended, kept), 0.01)
+
+    def test_a_latent_gives_size_and_strength(self):
+        self.latent("a.safetensors")
+        start = ("--init-latent", self.folder / "a.safetensors")
+        result = self.draw(*start, small=("--steps", "4"))
+        self.assertEqual((result.event("plan")["width"], result.event("plan")["strength"]), (64, 0.75))
+        result = self.draw(*start, "--batch", "2", out="{index}.png", small=("--steps", "2"))
+        self.assertEqual(len(result.event("done")["images"]), 2)
+        same, _ = self.latent("b.safetensors", *start, "--strength", "0")
+        self.assertLess(self.apart(same, self.latent("c.safetensors")[0]), 1e-6)
+
+    def test_a_latent_that_does_not_fit_is_one_line(self):
+        self.latent("a.safetensors", "--batch", "2", out="{index}.png")
+        start = ("--init-latent", self.folder / "a.safetensors")
+        self.assert_fails(self.draw(*start, small=("--width", "72")), 1, "--width", "64 pixels")
+        self.assert_fails(self.draw(*start, "--batch", "3", small=()), 1, "--batch", "2 pictures")
+        self.assert_fails(self.draw("--init-latent", model("tiny"), small=()), 1, "latent_tensor")
+        self.assert_fails(self.draw("--init-latent", self.folder / "none", small=()), 1, "--init-latent", "exist")
+
+    def test_options_that_contradict_each_other(self):
+        self.latent("a.safetensors")
+        start = ("--init-latent", self.folder / "a.safetensors")
+        for words, said in ((("--keep-noise",), "--end-step"), (("--no-noise",), "--init-image"),
+                            ((*start, "--init-image", self.folder / "a.png"), "cannot be used"),
+                            ((*start, "--strength", "0.5", "--start-step", "1"), "--strength"),
+                            (("--start-step", "3"), "no step is left"),
+                            (("--start-step", "2", "--end-step", "2"), "no step is left")):
+            self.assert_fails(self.draw(*words), 2, said)
 
 
 class Families(Generate):
@@ -295,6 +388,10 @@ class Checkpoints(Generate):
         self.assertEqual(missing.code, 0)
         self.assertIn("none", missing.event("warning")["message"])
         self.assertEqual(Png(self.folder / "a.png").rows, base.rows)
+
+    def test_embeddings_without_a_folder_are_words_and_a_warning(self):
+        result = self.draw(prompt="a circle embedding:style")
+        self.assertIn("--embeddings", result.event("warning")["message"])
 
     def test_broken_checkpoints_are_one_line(self):
         whole = model("tiny").read_bytes()

@@ -30,6 +30,7 @@ class Help(Case):
         for option in ("--model --prompt --negative --width --height --steps --cfg --sampler --scheduler --seed "
                        "--batch --clip-skip --init-image --strength --mask --vae --text-encoder --dtype "
                        "--unet-dtype --text-dtype --vae-dtype --threads --tiled-vae --embeddings --preview "
+                       "--init-latent --start-step --end-step --no-noise --keep-noise --preview-decoder "
                        "--save-latent --out --json --verbose --sheet --overwrite").split():
             self.assertRegex(text, rf"{option}\b")
         for name in ("dpmpp_2m", "uni_pc_bh2", "karras", "kl_optimal", "{seed}"):
@@ -56,6 +57,7 @@ class WrongUse(Case):
 
     def test_unknown_command(self):
         self.assert_fails(atelier("genrate"), 2, "genrate", "Did you mean 'generate'?")
+        self.assert_fails(atelier("--versio"), 2, "--versio", "Did you mean 'version'?")
 
     def test_unknown_option(self):
         self.assert_fails(self.generate("--smapler", "euler"), 2, "--smapler", "Did you mean '--sampler'?")
@@ -65,6 +67,14 @@ class WrongUse(Case):
     def test_unknown_sampler(self):
         self.assert_fails(self.generate("--sampler", "dpm2_2m"), 2, "--sampler", "dpm2_2m", "Did you mean 'dpm")
         self.assert_fails(self.generate("--sampler", "qqqqqqqqqqqqqqqq"), 2, "Known are euler, ")
+
+    def test_names_of_other_programs_are_understood_enough_to_help(self):
+        for word, meant in (("DPM++ 2M Karras", "dpmpp_2m"), ("dpm++_2m", "dpmpp_2m"), ("Euler a", "euler_ancestral"),
+                            ("k_euler_a", "euler_ancestral"), ("UniPC", "uni_pc"), ("DPM++ SDE Karras", "dpmpp_sde"),
+                            ("DPM++ 2M SDE Exponential", "dpmpp_2m_sde"), ("DPM2 a", "dpm_2_ancestral"),
+                            ("Heun", "heun"), ("ddim_uniform", "ddim")):
+            with self.subTest(word=word):
+                self.assert_fails(self.generate("--sampler", word), 2, f"Did you mean '{meant}'?")
 
     def test_unknown_scheduler(self):
         self.assert_fails(self.generate("--scheduler", "karas"), 2, "--scheduler", "Did you mean 'karras'?")
@@ -123,7 +133,7 @@ class Files(Case):
         near = model("tiny").with_name("tiny.safetensor")
         self.assert_fails(atelier("generate", "-m", near, "-p", "x"), 1, "--model", "does not exist",
                           "Did you mean", "tiny.safetensors")
-        for option in ("--vae", "--text-encoder", "--embeddings", "--init-image"):
+        for option in ("--vae", "--text-encoder", "--embeddings", "--init-image", "--init-latent"):
             result = atelier("generate", "-m", model("tiny"), "-p", "x", option, self.folder / "none")
             self.assert_fails(result, 1, option, "does not exist")
 
