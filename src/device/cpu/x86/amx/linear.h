@@ -2,7 +2,7 @@
 //
 // Shallow layers walk along the rows, so that neighbouring columns of y are written one after
 // another, with a group of panels in the second cache. Deep layers keep many blocks of rows there
-// while the panels pass by. Rows are read where they lie, unless they are no multiple of a tile.
+// while the panels pass by.
 #pragma once
 
 #include "device/cpu/x86/amx/gemm.h"
@@ -60,16 +60,17 @@ void pack_linear_panel(const LinearShape& shape, const S* weights, int64_t panel
   }
 }
 
-/// Copies up to 32 rows from `first` on, the rest and what a row lacks to whole tiles become zero.
-/// A row's parts lie one after another.
+/// Copies up to 32 rows from `first` on as tiles [step][part][2 halves][16][32]; the rest and what
+/// a row lacks to whole tiles become zero. Read where they lie, rows would be spread over as many
+/// pages, and multiplying would wait for their addresses.
 template <class T>
-void copy_rows(const CpuLinearRun& run, const LinearShape& shape, int64_t first, int64_t stride,
-               char* to) {
+void copy_rows(const CpuLinearRun& run, const LinearShape& shape, int64_t first, char* to) {
   const T* x = static_cast<const T*>(run.x) + first * run.x_stride;
-  const int64_t present = min64(kBlockRows, run.rows - first), width = shape.steps * kTileWidth;
-  for (int64_t row = 0; row < kBlockRows; ++row, x += run.x_stride, to += stride) {
-    for (int64_t k = 0; k < width; k += kTileWidth) {
-      const int64_t left = row < present ? shape.inputs - k : 0;
+  const int64_t present = min64(kBlockRows, run.rows - first);
+  for (int64_t row = 0; row < kBlockRows; ++row, x += run.x_stride) {
+    char* at = to + row / 16 * kTileBytes + row % 16 * kTileWidth * 2;
+    for (int64_t step = 0; step < shape.steps; ++step, at += kStepBytes<T>) {
+      const int64_t k = step * kTileWidth, left = row < present ? shape.inputs - k : 0;
       __m512i parts[kParts<T>];
       if constexpr (kParts<T> == 1) {
         parts[0] = load_words(x + k, left);
@@ -77,7 +78,7 @@ void copy_rows(const CpuLinearRun& run, const LinearShape& shape, int64_t first,
         split<T>(x + (left > 0 ? k : 0), left, parts);
       }
       for (int part = 0; part < kParts<T>; ++part) {
-        _mm512_storeu_si512(to + (part * width + k) * 2, parts[part]);
+        _mm512_store_si512(at + part * 2 * kTileBytes, parts[part]);
       }
     }
   }
@@ -107,60 +108,39 @@ struct LinearTasks {
   }
 };
 
-/// One call's rows as blocks. The last block, or all, may need a copy.
 template <class T>
-class LinearRows {
- public:
-  LinearRows(const LinearShape& shape, const CpuLinearRun& run) : shape_(shape), run_(run) {}
+int64_t block_bytes(const LinearShape& shape) {
+  return shape.steps * kStepBytes<T>;
+}
 
-  bool in_place() const { return kParts<T> == 1 && shape_.inputs % kTileWidth == 0; }
-  bool copied(int64_t block) const { return !in_place() || (block + 1) * kBlockRows > run_.rows; }
-  /// Bytes between rows: all blocks of a call share one stride, so copies take that of x.
-  int64_t stride() const { return in_place() ? run_.x_stride * 2 : kParts<T> * part_bytes(); }
-  int64_t part_bytes() const { return shape_.steps * kTileWidth * 2; }
-  int64_t block_bytes() const { return kBlockRows * stride(); }
-  const char* at(int64_t block) const {
-    return static_cast<const char*>(run_.x) +
-           block * kBlockRows * run_.x_stride * int64_t{sizeof(T)};
+/// Sets up block `index` of the rows in `memory`, block_bytes() long.
+template <class T>
+void prepare_block(const LinearShape& shape, const CpuLinearRun& run, int64_t index, char* memory,
+                   RowBlock& block) {
+  const int64_t first = index * kBlockRows;
+  copy_rows<T>(run, shape, first, memory);
+  block.a = memory;
+  block.a_half = kTileBytes;
+  block.bias = run.bias;
+  for (int64_t row = 0; row < kBlockRows; ++row) {
+    block.out[row] = first + row < run.rows ? (first + row) * run.y_stride : -1;
   }
-  /// Sets up block `index`; `memory` has block_bytes() for a copy.
-  void prepare(int64_t index, char* memory, RowBlock& block) const {
-    const int64_t first = index * kBlockRows;
-    block.a = at(index);
-    if (copied(index)) {
-      copy_rows<T>(run_, shape_, first, stride(), memory);
-      block.a = memory;
-    }
-    block.a_half = 16 * stride();
-    block.bias = run_.bias;
-    for (int64_t row = 0; row < kBlockRows; ++row) {
-      block.out[row] = first + row < run_.rows ? (first + row) * run_.y_stride : -1;
-    }
-  }
-
- private:
-  const LinearShape& shape_;
-  const CpuLinearRun& run_;
-};
+}
 
 /// Row blocks [begin, end) and panels [first, last) of a shallow layer.
-template <CpuEpilogue epilogue>
-void run_along_rows(const LinearShape& shape, const LinearRows<Bf16>& rows,
-                    PanelProducts<epilogue, Bf16>& products, int64_t begin, int64_t end,
-                    int64_t first, int64_t last, char* memory, char* sums) {
-  const int64_t group = max64(1, kPanelBytes / (shape.steps * kStepBytes<Bf16>));
+template <CpuEpilogue epilogue, class T>
+void run_along_rows(const LinearShape& shape, const CpuLinearRun& run,
+                    PanelProducts<epilogue, T>& products, int64_t begin, int64_t end, int64_t first,
+                    int64_t last, char* memory, char* sums) {
+  const int64_t group = max64(1, kPanelBytes / block_bytes<T>(shape));
   RowBlock blocks[2];  // taken in turns: the one before may still be written from
   int64_t turn = 0;
   for (int64_t from = first; from < last; from += group) {
     const int64_t to = min64(from + group, last);
     for (int64_t i = begin; i < end; ++i, turn ^= 1) {
-      rows.prepare(i, memory + turn * rows.block_bytes(), blocks[turn]);
-      const int64_t lines = i + 1 < end && !rows.copied(i + 1) ? rows.block_bytes() / 64 : 0;
-      const char* next = rows.at(i + 1);
+      prepare_block<T>(shape, run, i, memory + turn * block_bytes<T>(shape), blocks[turn]);
       for (int64_t panel = from; panel < to; ++panel) {
-        const int64_t part = panel - from, parts = to - from;
-        products.run(blocks[turn], panel, 0, shape.steps, sums, next + lines * part / parts * 64,
-                     next + lines * (part + 1) / parts * 64);
+        products.run(blocks[turn], panel, 0, shape.steps, sums, nullptr, nullptr);
       }
     }
   }
@@ -171,43 +151,37 @@ void run_along_rows(const LinearShape& shape, const LinearRows<Bf16>& rows,
 template <class T>
 struct LinearMemory {
   int64_t copies, sums, steps;  // bytes of each part
-  LinearMemory(const LinearShape& shape, const LinearTasks<T>& tasks, const LinearRows<T>& rows)
-      : copies(max64(2, rows.in_place() ? 1 : tasks.blocks_per_task) * rows.block_bytes()),
+  LinearMemory(const LinearShape& shape, const LinearTasks<T>& tasks)
+      : copies(max64(2, tasks.blocks_per_task) * block_bytes<T>(shape)),
         sums(PanelWalk<T>(shape.steps, tasks.blocks_per_task).sum_bytes(tasks.blocks_per_task)),
-        steps(shape.steps * DepthSteps<T>::kBytes) {
-    copies = round_up(copies, 64);
-  }
+        steps(shape.steps * DepthSteps<T>::kBytes) {}
   int64_t bytes() const { return copies + sums + steps; }
 };
 
 template <CpuEpilogue epilogue, class T>
 void run_linear_task(const LinearShape& shape, const LinearTasks<T>& tasks, const CpuLinearRun& run,
                      int64_t task, char* memory) {
-  const LinearRows<T> rows(shape, run);
   const int64_t first_block = task / tasks.panel_tasks * tasks.blocks_per_task;
   const int64_t count = min64(tasks.blocks_per_task, tasks.row_blocks - first_block);
   const int64_t part = task % tasks.panel_tasks;
   const int64_t first = shape.panels * part / tasks.panel_tasks;
   const int64_t last = shape.panels * (part + 1) / tasks.panel_tasks;
-  const LinearMemory<T> parts(shape, tasks, rows);
+  const LinearMemory<T> parts(shape, tasks);
   char* sums = memory + parts.copies;
   DepthSteps<T> depth(sums + parts.sums, shape.steps);
   for (int64_t step = 0; step < shape.steps; ++step) {
-    depth.set(step, step * kTileWidth * 2, rows.part_bytes());
+    depth.set(step, step * kStepBytes<T>, 2 * kTileBytes);
   }
-  PanelProducts<epilogue, T> products(depth.depth(rows.stride()),
+  PanelProducts<epilogue, T> products(depth.depth(kTileWidth * 2),
                                       static_cast<const char*>(run.packed),
                                       {static_cast<T*>(run.y), shape.columns, run.accumulate});
-  if constexpr (kParts<T> == 1) {
-    if (shape.steps <= kShallow) {
-      return run_along_rows(shape, rows, products, first_block, first_block + count, first, last,
-                            memory, sums);
-    }
+  if (kParts<T> == 1 && shape.steps <= kShallow) {
+    return run_along_rows(shape, run, products, first_block, first_block + count, first, last,
+                          memory, sums);
   }
   RowBlock blocks[kMostBlocks];
   for (int64_t i = 0; i < count; ++i) {
-    rows.prepare(first_block + i, memory + (rows.in_place() ? 0 : i) * rows.block_bytes(),
-                 blocks[i]);
+    prepare_block<T>(shape, run, first_block + i, memory + i * block_bytes<T>(shape), blocks[i]);
   }
   multiply_panels(products, blocks, count, first, last, sums);
 }
@@ -216,7 +190,7 @@ template <CpuEpilogue epilogue, class T>
 void run_linear_as(const CpuLinear& layer, const CpuLinearRun& run, const Parallel& parallel) {
   const LinearShape shape(layer);
   const LinearTasks<T> tasks(shape, run.rows, parallel.threads());
-  const LinearMemory<T> parts(shape, tasks, LinearRows<T>(shape, run));
+  const LinearMemory<T> parts(shape, tasks);
   parallel_for(parallel, tasks.row_tasks * tasks.panel_tasks, [&](int64_t begin, int64_t end) {
     const TileScope tiles;
     const Scratch memory(parts.bytes());
@@ -236,11 +210,8 @@ int64_t linear_scratch_bytes(const CpuLinear& layer, int64_t rows, int threads) 
   return with_type(layer.type, [&](auto number) {
     using T = decltype(number);
     const LinearShape shape(layer);
-    CpuLinearRun run{};
-    run.rows = rows;
-    run.x_stride = layer.inputs;
     const LinearTasks<T> tasks(shape, rows, threads);
-    return threads * LinearMemory<T>(shape, tasks, LinearRows<T>(shape, run)).bytes();
+    return threads * LinearMemory<T>(shape, tasks).bytes();
   });
 }
 bool linear_supported(const CpuLinear& layer) {
