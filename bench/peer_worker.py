@@ -3,6 +3,7 @@
 
 load: engine ("eager", "openvino"), part ("unet", "vae"), folder (diffusers layout), dtype, threads,
       shapes ({input name: extents}). Answers {"ready": true, "variant": ...}.
+      OpenVINO's graph must have been written: peer_worker.py --convert JOB, with a load job.
 run:  input and output are safetensors files; answers {"seconds": ..., "peak_rss_mb": ...}: the time of the
       call alone, and the most memory this process ever had, in millions of bytes.
 
@@ -10,7 +11,6 @@ The driver writes inputs once and alternates between workers, so that each sees 
 """
 import json
 import os
-import subprocess
 import sys
 import time
 
@@ -22,12 +22,21 @@ from safetensors.torch import load_file, save_file
 INPUTS = {"unet": ["sample", "timestep", "context"], "vae": ["latent"]}
 
 
+def load(kind, folder, part, dtype):
+    """A part's module with its weights in `dtype`, without a second copy of them on the way."""
+    import diffusers
+    module = getattr(diffusers, kind)
+    with torch.device("meta"):
+        net = module.from_config(module.load_config(folder, subfolder=part, local_files_only=True))
+    weights = load_file(os.path.join(folder, part, "diffusion_pytorch_model.safetensors"))
+    net.load_state_dict({name: weights.pop(name).to(dtype) for name in list(weights)}, assign=True)
+    return net.eval().requires_grad_(False)
+
+
 class Unet(torch.nn.Module):
     def __init__(self, folder, dtype):
         super().__init__()
-        from diffusers import UNet2DConditionModel
-        self.net = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", local_files_only=True,
-                                                        torch_dtype=dtype)
+        self.net = load("UNet2DConditionModel", folder, "unet", dtype)
 
     def forward(self, sample, timestep, context):
         return self.net(sample, timestep, encoder_hidden_states=context, return_dict=False)[0]
@@ -36,8 +45,7 @@ class Unet(torch.nn.Module):
 class Vae(torch.nn.Module):
     def __init__(self, folder, dtype):
         super().__init__()
-        from diffusers import AutoencoderKL
-        self.net = AutoencoderKL.from_pretrained(folder, subfolder="vae", local_files_only=True, torch_dtype=dtype)
+        self.net = load("AutoencoderKL", folder, "vae", dtype)
 
     def forward(self, latent):
         return self.net.decode(latent, return_dict=False)[0]
@@ -51,7 +59,7 @@ class Eager:
 
     def __init__(self, job):
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[job["dtype"]]
-        self.module = PARTS[job["part"]](job["folder"], self.dtype).eval()
+        self.module = PARTS[job["part"]](job["folder"], self.dtype)
         self.format = torch.contiguous_format
         inputs = [torch.randn(job["shapes"][n]) for n in INPUTS[job["part"]]]
         times = {}
@@ -79,14 +87,16 @@ def converted_path(job):
 
 
 def convert(job):
-    """Writes the part as OpenVINO's graph of these shapes, fp32."""
+    """Writes the part as OpenVINO's graph of these shapes, fp32, unless it is there."""
+    path = converted_path(job)
+    if os.path.exists(path):
+        return
     import openvino as ov
     shapes = [job["shapes"][n] for n in INPUTS[job["part"]]]
-    module = PARTS[job["part"]](job["folder"], torch.float32).eval()
+    module = PARTS[job["part"]](job["folder"], torch.float32)
     with torch.no_grad():
         model = ov.convert_model(module, example_input=tuple(torch.randn(s) for s in shapes),
                                  input=[(ov.PartialShape(s), ov.Type.f32) for s in shapes])
-    path = converted_path(job)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     ov.save_model(model, path + ".part.xml", compress_to_fp16=False)
     os.replace(path + ".part.bin", path[:-len("xml")] + "bin")
@@ -98,12 +108,9 @@ class OpenVino:
 
     def __init__(self, job):
         import openvino as ov
-        path = converted_path(job)
-        if not os.path.exists(path):  # in a process of its own: its memory is no part of what is measured
-            subprocess.run([sys.executable, os.path.abspath(__file__), "--convert", json.dumps(job)], check=True)
         core = ov.Core()
         precision = {"fp32": "f32", "bf16": "bf16"}[job["dtype"]]
-        self.compiled = core.compile_model(path, "CPU", {
+        self.compiled = core.compile_model(converted_path(job), "CPU", {
             "INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": job["threads"],
             "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"})
         self.request = self.compiled.create_infer_request()

@@ -42,15 +42,19 @@ def error(result, reference):
 
 @contextlib.contextmanager
 def workers(args, part, shapes, dtype):
+    """A process of each engine that holds the part, by engine."""
     peer = [sys.executable, os.path.join(HERE, "peer_worker.py")]
+    job = {"part": part, "folder": args.cache, "dtype": dtype, "threads": args.threads,
+           "shapes": dict(shapes, timestep=[1])}
+    # In a process of its own: what converting takes is no part of what is measured.
+    subprocess.run([*peer, "--convert", json.dumps(job)], check=True)
     made = {}
     try:
-        made["atelier"] = Worker("atelier", [os.path.join(args.bin, "bench_worker")], environment(**AS_ATELIER))
         for engine, _ in PEERS:
             made[engine] = Worker(engine, peer, environment())
-        for name, worker in made.items():
-            worker.ask(op="load", engine=name, part=part, folder=args.cache, dtype=dtype, threads=args.threads,
-                       shapes=dict(shapes, timestep=[1]))
+            made[engine].ask(op="load", engine=engine, **job)
+        made["atelier"] = Worker("atelier", [os.path.join(args.bin, "bench_worker")], environment(**AS_ATELIER))
+        made["atelier"].ask(op="load", **job)
         yield made
     finally:
         for worker in made.values():
@@ -146,7 +150,7 @@ def main():
         if not args.only or args.only.lower() in name.lower():
             try:
                 measure(rows)
-            except (WorkerError, RuntimeError, OSError) as problem:
+            except (WorkerError, RuntimeError, OSError, subprocess.CalledProcessError) as problem:
                 rows.error(f"{name}: {problem}")
     bounds.print_verdicts(rows.rows)
     if not args.only and not rows.wrong:

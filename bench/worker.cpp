@@ -4,8 +4,8 @@
 //   {"op":"load","part":"unet"|"vae","folder":F,"dtype":"fp32"|"bf16","threads":N}
 //   {"op":"run","input":FILE,"output":FILE}   safetensors with sample, timestep, context or latent
 //   {"op":"quit"}
-// Answers {"ready":true}, {"seconds":S,"peak_rss_mb":M} (the call alone; the most memory this process
-// ever had, in millions of bytes) or {"error":TEXT}.
+// Answers {"ready":true}, {"seconds":S,"peak_rss_mb":M} (the call alone; the most memory this
+// process ever had, in millions of bytes) or {"error":TEXT}.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>

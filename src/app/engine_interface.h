@@ -1,6 +1,7 @@
 // The door between the quick front and the engine library it loads only when work is to be done.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <stop_token>
@@ -25,14 +26,16 @@ struct EngineInterface {
   uint32_t version;  // kEngineVersion of the engine's build
   uint32_t options_size;  // sizeof(GenerateOptions) there: a guard against mixed builds
   const char* build;  // version and build type, as text
-  int (*generate)(const GenerateOptions& options, EngineHost& host);
+  /// `started` is when the program began; events tell seconds from then on.
+  int (*generate)(const GenerateOptions& options, EngineHost& host,
+                  std::chrono::steady_clock::time_point started);
   /// One "model" event: which architecture a checkpoint holds.
   int (*identify)(const std::filesystem::path& path, EngineHost& host);
   /// One "engine" event: libraries, devices, and what is missing.
   int (*describe)(EngineHost& host);
 };
 
-inline constexpr uint32_t kEngineVersion = 1;
+inline constexpr uint32_t kEngineVersion = 2;
 /// The one symbol of the engine library.
 inline constexpr const char* kEngineSymbol = "atelier_engine_interface";
 using EngineEntry = const EngineInterface* (*)();

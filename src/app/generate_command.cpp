@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <chrono>
 #include <cstdio>
 
 #include "app/command_line.h"
@@ -137,6 +138,7 @@ std::string footer() {
 }  // namespace
 
 int run_generate(std::span<const std::string> arguments) {
+  const auto started = std::chrono::steady_clock::now();
   GenerateOptions options;
   CommandLine line("generate", "Draws pictures from a prompt.");
   declare_inputs(line, options);
@@ -152,7 +154,7 @@ int run_generate(std::span<const std::string> arguments) {
   const Interrupt interrupt;
   const auto printer = make_printer(choose_display(options.json, stderr), stdout, stderr);
   CommandHost host(*printer, options.json, interrupt.token());
-  return load_engine().generate(options, host);
+  return load_engine().generate(options, host, started);
 }
 
 }  // namespace atelier

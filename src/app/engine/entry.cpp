@@ -7,6 +7,7 @@
 #include <png.h>
 #include <webp/encode.h>
 
+#include <chrono>
 #include <filesystem>
 #include <functional>
 
@@ -59,9 +60,10 @@ int guarded(EngineHost& host, const std::function<void()>& work) {
   }
 }
 
-int generate(const GenerateOptions& options, EngineHost& host) {
+int generate(const GenerateOptions& options, EngineHost& host,
+             std::chrono::steady_clock::time_point started) {
   log::set_up(options.verbose);
-  return guarded(host, [&] { Generation(options, host).run(); });
+  return guarded(host, [&] { Generation(options, host, started).run(); });
 }
 
 int identify(const std::filesystem::path& path, EngineHost& host) {

@@ -30,8 +30,9 @@ Image read_image(const std::filesystem::path& path) {
 
 }  // namespace
 
-Generation::Generation(const GenerateOptions& options, EngineHost& host)
-    : options_(options), host_(host), files_(options) {}
+Generation::Generation(const GenerateOptions& options, EngineHost& host,
+                       StepClock::Clock::time_point started)
+    : options_(options), host_(host), started_(started), files_(options) {}
 
 void Generation::phase(const char* name) {
   check_stop();
@@ -163,7 +164,7 @@ at::Tensor Generation::sample_run(size_t run) {
                {"runs", plan_.runs},
                {"prompt", options_.prompts[run]},
                {"steps", plan_.steps_per_run},
-               {"seconds", StepClock::seconds_since(begin_)}});
+               {"seconds", StepClock::seconds_since(started_)}});
   SampleJob job = sample_job(options_, *engine_, plan_.strength);
   job.latent = start_.latent;
   job.seed = plan_.seed;
@@ -287,7 +288,7 @@ void Generation::write_sheet() {
 void Generation::finish() {
   host_.event({{"event", "done"},
                {"images", written_},
-               {"seconds", StepClock::seconds_since(begin_)},
+               {"seconds", StepClock::seconds_since(started_)},
                {"seconds_per_step", clock_->median()},
                {"seconds_outside_steps", clock_->outside_per_step()},
                {"peak_memory", read_process_memory().peak.count()}});

@@ -18,7 +18,9 @@ namespace atelier {
 /// Runs the phases in order and reports each as events. Used once, by one thread.
 class Generation {
  public:
-  Generation(const GenerateOptions& options, EngineHost& host);
+  /// Events tell seconds from `started` on.
+  Generation(const GenerateOptions& options, EngineHost& host,
+             StepClock::Clock::time_point started);
   /// Throws `Error`; what was finished before stays.
   void run();
 
@@ -47,7 +49,7 @@ class Generation {
 
   const GenerateOptions& options_;
   EngineHost& host_;
-  StepClock::Clock::time_point begin_ = StepClock::Clock::now();
+  StepClock::Clock::time_point started_;
   StartPictures pictures_;
   std::optional<Engine> engine_;
   Plan plan_;
