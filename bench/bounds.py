@@ -23,6 +23,7 @@ EAGER, OPENVINO, ATEN = "PyTorch eager", "OpenVINO", "ATen"
 UNET, SMALL, VAE = "UNet SD1.5 512x512 CFG", "UNet SD1.5 256x256 CFG", "VAE decode 512x512"
 ERROR = ": error against fp32"
 WEIGHTS = "weights in compute dtype + activations"
+LARGEST = "largest part in compute dtype + activations"
 BOUNDS = [
     Bound(UNET, "bf16", EAGER, "ratio", 0.50),
     Bound(UNET, "bf16", OPENVINO, "ratio", 0.75, 0.58),
@@ -57,17 +58,17 @@ def number(value):
     return f"{value:.4g}" if value >= 0.001 else f"{value:.1e}"
 
 
-def print_verdicts(rows):
-    """One line per bound and row; bounds without a row are named as not measured."""
-    print(f"\n{'bound':52} {'type':5} {'figure':>8} {'bound':>8} {'aim':>9}  verdict")
+def print_verdicts(rows, unmeasured=True):
+    """One line per bound and row; bounds without a row are named as not measured, if that is wanted."""
+    print(f"\n{'bound':53} {'type':5} {'figure':>8} {'bound':>8} {'aim':>9}  verdict")
     for bound in BOUNDS:
         found = bound.rows(rows)
-        if not found:
-            print(f"{bound.name:52} {bound.dtype:5} {'-':>8} {number(bound.limit):>8} {'':9}  not measured"
+        if not found and unmeasured:
+            print(f"{bound.name:53} {bound.dtype:5} {'-':>8} {number(bound.limit):>8} {'':9}  not measured"
                   f" (against {bound.peer_name})")
         for row in found:
             sign = ">=" if row["better"] == "more" else "<="
             aim = f"{sign} {number(bound.aim)}" if bound.aim is not None else ""
             against = "" if bound.figure == "ours" else f", against {bound.peer_name}"
-            print(f"{row['name']:52} {row['dtype']:5} {number(row[bound.figure]):>8} "
+            print(f"{row['name']:53} {row['dtype']:5} {number(row[bound.figure]):>8} "
                   f"{sign + ' ' + number(bound.limit):>8} {aim:>9}  {judge(row, bound)}{against}")

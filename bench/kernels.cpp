@@ -2,6 +2,7 @@
 //
 //   kernels_bench [--json] [--threads N] [--rounds N] [--isa NAME] [--only TEXT]
 //
+// --isa limits the engine alone; libtorch cannot be limited.
 // Both results are compared with a double-precision reference of some heads, and with each other
 // in full, before anything is timed; a wrong one ends the program with exit code 1. The two take
 // turns; the figures are medians in GFLOP/s, more is better. Keys and values are packed anew in

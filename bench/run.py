@@ -4,7 +4,7 @@
 Engines run as processes and take turns, call by call, so that each meets the same machine. Before anything
 is timed their results are compared with eager fp32. Prints a row per measure: for times, errors and memory
 ours / peer is good when it is small, for rates when it is large, and each row says which. At the end stands
-which bounds (bounds.py) hold. A whole run writes bench/results/<date>-<machine>.json, a list of the rows of
+which bounds (bounds.py) hold. A whole run writes bench/results/<date>-<machine>-<isa>.json, a list of the rows of
 rows.py. The exit code is 1 if a result was wrong, else 0, whatever the figures are.
 """
 import argparse
@@ -113,7 +113,7 @@ def measure_kernels(rows, args):
     for line in json.loads(done.stdout):
         if line["dtype"] in args.dtypes:
             rows.add(line["name"], line["unit"], "more", line["ours"], line["peer"], line["peer_name"], line["dtype"],
-                     error=line["error"], peer_error=line["peer_error"], isa=line["isa"])
+                     error=line["error"], peer_error=line["peer_error"])
 
 
 def measure_whole_runs(rows, args):
@@ -122,6 +122,13 @@ def measure_whole_runs(rows, args):
     whole_run.measure(rows, program, model, args.dtypes[-1])
     for dtype in args.dtypes:
         whole_run.same_bytes(rows, program, model, dtype)
+
+
+def used_isa():
+    """As the engine chooses it (src/device/cpu/kernels.h)."""
+    flags = cpu_flags()
+    return os.environ.get("ATELIER_CPU_ISA") or next((isa for isa, flag in (("amx", "amx_bf16"), ("avx512_bf16", "avx512_bf16"), ("avx512", "avx512f"))
+                 if flag in flags), "avx2" if "avx2" in flags else "portable")
 
 
 def measures(args):
@@ -140,11 +147,11 @@ def main():
                         help="folder for the random models; the single file lies beside it")
     parser.add_argument("--only", help="run only the measures whose name contains this; writes no file")
     args = parser.parse_args()
-    # Peers imitate bf16 where the processor has none, which says nothing.
+    # Where the processor has no bf16 everyone imitates it, which says nothing.
     args.dtypes = ["fp32", "bf16"] if {"amx_bf16", "avx512_bf16"} & set(cpu_flags()) else ["fp32"]
     torch.set_num_threads(args.threads)
     subprocess.run([sys.executable, os.path.join(HERE, "random_pipeline.py"), args.cache], check=True)
-    rows = Rows(args.threads)
+    rows = Rows(args.threads, used_isa())
     rows.head()
     for name, measure in measures(args):
         if not args.only or args.only.lower() in name.lower():
@@ -152,7 +159,7 @@ def main():
                 measure(rows)
             except (WorkerError, RuntimeError, OSError, subprocess.CalledProcessError) as problem:
                 rows.error(f"{name}: {problem}")
-    bounds.print_verdicts(rows.rows)
+    bounds.print_verdicts(rows.rows, unmeasured=not args.only)
     if not args.only and not rows.wrong:
         rows.save(os.path.join(HERE, "results"))
     for text in rows.wrong:

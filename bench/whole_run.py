@@ -7,6 +7,7 @@ outside while it runs, which counts the pages of mapped files, too.
 """
 import hashlib
 import json
+import math
 import os
 import statistics
 import struct
@@ -16,14 +17,14 @@ import tempfile
 import threading
 import time
 
-from bounds import WEIGHTS
+from bounds import LARGEST, WEIGHTS
 from workers import environment
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROMPT = "a lighthouse on a cliff above the sea, evening light"
-# What a run without an init image needs of the file, as bytes of compute dtype are counted.
-NEEDED = ("cond_stage_model.", "model.diffusion_model.", "first_stage_model.decoder.",
-          "first_stage_model.post_quant_conv.")
+# What a run without an init image needs of the file: text encoder, UNet, decoder.
+PARTS = [("cond_stage_model.",), ("model.diffusion_model.",),
+         ("first_stage_model.decoder.", "first_stage_model.post_quant_conv.")]
 ELEMENT = {"bf16": 2, "fp32": 4}
 STEPS, RUNS = 4, 3
 
@@ -42,17 +43,10 @@ def into_page_cache(path):
 
 
 def weight_elements(path):
-    """Elements of the tensors a run reads, from the file's header."""
+    """Elements of the tensors a run needs, by part, from the file's header."""
     with open(path, "rb") as file:
         header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-    count = 0
-    for name, row in header.items():
-        if name.startswith(NEEDED):
-            elements = 1
-            for extent in row["shape"]:
-                elements *= extent
-            count += elements
-    return count
+    return [sum(math.prod(row["shape"]) for name, row in header.items() if name.startswith(part)) for part in PARTS]
 
 
 class Run:
@@ -121,8 +115,11 @@ def measure(rows, program, model, dtype):
         rows.error(f"{name} {dtype}: the program says {told} bytes at most, the kernel {peak}")
     # Predicted by the models themselves: the step's or the decoder's, whichever is more.
     activations = runs[0].event("plan")["memory"]["activations"]
-    base = weight_elements(model) * ELEMENT[dtype] + activations
-    rows.add(f"{name}: peak memory", "MB", "less", peak / 1e6, base / 1e6, WEIGHTS, dtype, peak_rss_mb=peak / 1e6)
+    # Parts follow one another, so all weights are more than ever lies in memory at once.
+    for base_name, elements in ((WEIGHTS, sum(weight_elements(model))), (LARGEST, max(weight_elements(model)))):
+        base = elements * ELEMENT[dtype] + activations
+        rows.add(f"{name}: peak memory", "MB", "less", peak / 1e6, base / 1e6, base_name, dtype,
+                 peak_rss_mb=peak / 1e6)
     rows.add(f"{name}: start to first step", "s", "less", statistics.median(r.at("start")[0] for r in runs), None,
              "none", dtype, peak_rss_mb=peak / 1e6)
     rows.add(f"{name}: outside denoise() per step", "s", "less",
