@@ -4,8 +4,9 @@
 Engines run as processes and take turns, call by call, so that each meets the same machine. Before anything
 is timed their results are compared with eager fp32. Prints a row per measure: for times, errors and memory
 ours / peer is good when it is small, for rates when it is large, and each row says which. At the end stands
-which bounds (bounds.py) hold. A whole run writes bench/results/<date>-<machine>-<isa>.json, a list of the rows of
-rows.py. The exit code is 1 if a result was wrong, else 0, whatever the figures are.
+which bounds (bounds.py) hold. A run of everything without a wrong result writes
+bench/results/<date>-<machine>-<isa>.json, a list of the rows of rows.py. The exit code is 1 if a result was
+wrong, else 0, whatever the figures are.
 """
 import argparse
 import contextlib
