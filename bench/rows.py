@@ -1,8 +1,8 @@
 """What was measured: rows, the table they are printed as, and the file they are kept in.
 
 A row is {name, unit, better, ours, peer, peer_name, ratio, threads, dtype, machine, isa, date}; ratio is
-ours / peer, isa the instruction set the engine used. `better` says which way is good: "less" (seconds, errors, bytes) or "more" (rates,
-counts). Rows of engines that hold a model add peak_rss_mb and peer_peak_rss_mb, the most memory
+ours / peer, isa the instruction set the engine used. `better` says which way is good: "less" (seconds,
+errors, bytes) or "more" (rates, counts). Rows of engines that hold a model add peak_rss_mb and peer_peak_rss_mb, the most memory
 each process ever had, file pages included, in millions of bytes.
 """
 import datetime

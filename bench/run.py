@@ -127,9 +127,9 @@ def measure_whole_runs(rows, args):
 
 def used_isa():
     """As the engine chooses it (src/device/cpu/kernels.h)."""
-    flags = cpu_flags()
-    return os.environ.get("ATELIER_CPU_ISA") or next((isa for isa, flag in (("amx", "amx_bf16"), ("avx512_bf16", "avx512_bf16"), ("avx512", "avx512f"))
-                 if flag in flags), "avx2" if "avx2" in flags else "portable")
+    flags, known = cpu_flags(), {"amx_bf16": "amx", "avx512f": "avx512"}
+    best = known.get(flags[0], flags[0]) if flags else "portable"
+    return os.environ.get("ATELIER_CPU_ISA", best)
 
 
 def measures(args):

@@ -19,21 +19,40 @@ from train_text import Words, train as train_text
 from workers import share_gradients, start_workers
 
 
-def make_data(vae, count, size, seed, path):
-    """Scenes and scaled latents (N, 4, size/8, size/8) fp16 of `count` pictures, kept in `path`."""
-    rng = np.random.default_rng(seed)
-    scenes = [draw.random_scene(rng) for _ in range(count)]
-    if os.path.exists(path):
-        return scenes, torch.load(path, weights_only=True)
-    latents = torch.empty(count, 4, size // 8, size // 8, dtype=torch.float16)
-    for i in range(0, count, 50):
-        pixels = np.stack([draw.render(s, size, draw.jittered_palette(rng)) for s in scenes[i:i + 50]])
+@torch.no_grad()
+def encode(vae, scenes, first, size, seed):
+    """Scaled latents (N, 4, size/8, size/8) fp16 of `scenes`, drawn with the palettes of pictures `first` on."""
+    latents = torch.empty(len(scenes), 4, size // 8, size // 8, dtype=torch.float16)
+    for i in range(0, len(scenes), 50):
+        palettes = [draw.jittered_palette(np.random.default_rng([seed, first + i + k])) for k in range(50)]
+        pixels = np.stack([draw.render(s, size, p) for s, p in zip(scenes[i:i + 50], palettes)])
         x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16):
             mean, _ = vae.encode(x.contiguous(memory_format=torch.channels_last))
         latents[i:i + 50] = (mean.float() * model.SCALE).half()
-    torch.save(latents, path)
-    return scenes, latents
+    return latents
+
+
+def make_data(vae, count, size, seed, path, workers):
+    """`count` scenes and their latents, the latter kept in `path` and made by `workers` processes."""
+    rng = np.random.default_rng(seed)
+    scenes = [draw.random_scene(rng) for _ in range(count)]
+    if not os.path.exists(path):
+        cuts = [count * i // workers for i in range(workers + 1)]
+        children = []
+        for i in range(workers):
+            child = os.fork()
+            if child == 0:
+                torch.save(encode(vae, scenes[cuts[i]:cuts[i + 1]], cuts[i], size, seed), f"{path}.{i}")
+                os._exit(0)
+            children.append(child)
+        if any(os.waitpid(child, 0)[1] for child in children):
+            raise SystemExit("a worker that makes latents failed")
+        pieces = [f"{path}.{i}" for i in range(workers)]
+        torch.save(torch.cat([torch.load(piece, weights_only=True) for piece in pieces]), path)
+        for piece in pieces:
+            os.remove(piece)
+    return scenes, torch.load(path, weights_only=True)
 
 
 def noise_loss(unet, context, latents, alphas):
@@ -74,7 +93,7 @@ def main():
     vae = model.AutoencoderKL(**model.VAE).to(memory_format=torch.channels_last)
     vae.load_state_dict(torch.load(args.vae, weights_only=True)["average"])
     began = time.time()
-    scenes, latents = make_data(vae, args.count, args.size, args.seed + args.size, args.data)
+    scenes, latents = make_data(vae, args.count, args.size, args.seed + args.size, args.data, args.workers)
     print(f"data {args.count} pictures of {args.size} px, mean {latents.float().mean():.3f} "
         f"std {latents.float().std():.3f}, {time.time() - began:.0f} s", flush=True)
     rank = start_workers(args.workers, args.out + ".meeting")
