@@ -1,4 +1,5 @@
-// CLI11 does the splitting; conversions and messages are ours.
+// CLI11 does the splitting; conversions and messages are ours. Longer than most: one short function
+// for each kind of option.
 #include "app/command_line.h"
 
 #include <fmt/format.h>
