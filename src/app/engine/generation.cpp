@@ -1,5 +1,5 @@
-// The phases of a call: read pictures, open the model, plan, encode prompts, load, draw. Longer than
-// most: one function for each phase, and the record of settings that goes into pictures.
+// The phases of a call: read pictures, open the model, plan, encode prompts, load, draw. Longer
+// than most: one function for each phase, and the record of settings that goes into pictures.
 #include "app/engine/generation.h"
 
 #include <ATen/Parallel.h>
