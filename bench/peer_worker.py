@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+import warnings
 
 import numpy as np
 import torch
@@ -94,6 +95,8 @@ def convert(job):
     import openvino as ov
     shapes = [job["shapes"][n] for n in INPUTS[job["part"]]]
     module = PARTS[job["part"]](job["folder"], torch.float32)
+    # Tracing warns of every shape that it takes for fixed; here they are.
+    warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
     with torch.no_grad():
         model = ov.convert_model(module, example_input=tuple(torch.randn(s) for s in shapes),
                                  input=[(ov.PartialShape(s), ov.Type.f32) for s in shapes])
