@@ -108,6 +108,7 @@ def fold_scale(vae, pool):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", required=True, help="checkpoint, read first if it exists")
+    parser.add_argument("--init", help="checkpoint whose averaged weights to start from")
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=64)
@@ -137,6 +138,10 @@ def main():
             start = state["step"]
         elif args.freeze_encoder:
             vae.load_state_dict(average)
+    elif args.init:
+        average = torch.load(args.init, weights_only=True)["average"]
+        vae.load_state_dict(average)
+        average = {k: v.clone() for k, v in average.items()}
     pool = picture_pool(args.pool, args.size, args.seed + args.size)
     if args.fold:
         vae.load_state_dict(average)
