@@ -1,7 +1,7 @@
 """Trains the text encoder and the UNet on latents of drawn pictures (eps prediction, min-SNR weights, EMA).
 
-The text encoder comes from train_text.py and is trained further here.  Resumable; --init starts from the checkpoint
-of another picture size.
+The text encoder comes from train_text.py; with --train-text it is trained further here, by which it can forget what the
+UNet does not use yet.  Resumable; --init starts from another checkpoint's UNet.
 """
 import argparse
 import os
@@ -55,9 +55,9 @@ def make_data(vae, count, size, seed, path, workers):
     return scenes, torch.load(path, weights_only=True)
 
 
-def noise_loss(unet, context, latents, alphas):
-    """min-SNR-5 weighted mean square error of the predicted noise."""
-    t = torch.randint(0, 1000, (len(latents),))
+def noise_loss(unet, context, latents, alphas, early):
+    """min-SNR-5 weighted mean square error of the predicted noise; `early` > 1 draws early, noisy steps more often."""
+    t = (1000 * torch.rand(len(latents)) ** (1 / early)).long().clamp(max=999)
     a = alphas[t]
     noise = torch.randn_like(latents)
     noisy = a.sqrt().view(-1, 1, 1, 1) * latents + (1 - a).sqrt().view(-1, 1, 1, 1) * noise
@@ -82,6 +82,8 @@ def main():
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--muon-lr", type=float, default=0.01)
     parser.add_argument("--floor", type=float, default=0.02, help="final learning rate over the highest")
+    parser.add_argument("--train-text", action="store_true", help="train the text encoder, too")
+    parser.add_argument("--early", type=float, default=1, help="density of steps t: t to the power of this less one")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread; each takes --batch pictures")
     args = parser.parse_args()
@@ -100,19 +102,19 @@ def main():
     unet = model.UNet(**model.UNET).to(memory_format=torch.channels_last)
     text = model.TextEncoder(**{**model.TEXT, "vocab": len(words.used) + 1})
     both = nn.ModuleDict({"unet": unet, "text": text})
-    optimizer = Hybrid(both, args.lr, args.muon_lr, skip=("embeddings", "time_embed"))
-    start, fresh = 0, True
-    for path in (args.out, args.init):
-        if path and os.path.exists(path):
-            state = torch.load(path, weights_only=True)
-            both.load_state_dict(state["both"])
-            average, fresh = state["average"], False
-            if path == args.out:
-                optimizer.load_state_dict(state["optimizer"])
-                start = state["step"]
-            break
-    if fresh:
-        text.load_state_dict(torch.load(args.text, weights_only=True)["text"])
+    optimizer = Hybrid(both, args.lr, args.muon_lr, skip=("embeddings", "time_embed"),
+                       frozen=() if args.train_text else ("text",))
+    text.load_state_dict(torch.load(args.text, weights_only=True)["text"])
+    start = 0
+    if os.path.exists(args.out):
+        state = torch.load(args.out, weights_only=True)
+        both.load_state_dict(state["both"])
+        optimizer.load_state_dict(state["optimizer"])
+        average, start = state["average"], state["step"]
+    else:
+        if args.init:
+            trained = torch.load(args.init, weights_only=True)["average"]
+            unet.load_state_dict({k[5:]: v for k, v in trained.items() if k.startswith("unet.")})
         average = {k: v.clone() for k, v in both.state_dict().items()}
 
     def save(step):
@@ -129,9 +131,9 @@ def main():
         picks = rng.integers(len(scenes), size=args.batch)
         ids = torch.tensor([empty if rng.random() < 0.1 else words(captions.caption(scenes[i], rng), rng)
                             for i in picks])
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(args.train_text):
             context = text(ids)
-        loss, error = noise_loss(unet, context, latents[picks].float(), alphas)
+        loss, error = noise_loss(unet, context, latents[picks].float(), alphas, args.early)
         loss.backward()
         if args.workers > 1:
             share_gradients(optimizer.learning, args.workers)
