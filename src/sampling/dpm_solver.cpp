@@ -76,7 +76,7 @@ Tensor only_step(const SamplerContext& context, const Tensor& x, Sigmas sigmas) 
 
 /// Orders of the intervals that use `evaluations` in all: thirds, then what is left.
 std::vector<int> orders_for(int evaluations) {
-  const auto intervals = static_cast<size_t>(evaluations / 3 + 1);
+  const auto intervals = static_cast<size_t>(evaluations) / 3 + 1;
   std::vector<int> orders(intervals, 3);
   if (evaluations % 3 == 0 && intervals >= 2) {
     orders[intervals - 2] = 2;

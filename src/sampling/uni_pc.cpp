@@ -75,7 +75,7 @@ Tensor step(const SamplerContext& context, const Tensor& x, std::deque<Known>& k
       terms.push_back({-system.b_of_h * weights[k], differences[k]});
     return combine(terms);
   };
-  const Tensor predicted = moved(predictor_weights(system));
+  Tensor predicted = moved(predictor_weights(system));
   if (last) return predicted;
   const Tensor answer = context.denoise(predicted, to).guided;
   differences.push_back(difference(answer, now.answer, 1));
