@@ -20,6 +20,9 @@ class Bound(NamedTuple):
 
 
 EAGER, OPENVINO, ATEN = "PyTorch eager", "OpenVINO", "ATen"
+MEMCPY = "memcpy"
+OTHERS = ("Q4_1", "Q5_0", "Q5_1", "Q8_1", "Q2_K", "Q3_K", "Q5_K", "Q6_K", "Q8_K", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS",
+          "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4")
 UNET, SMALL, VAE = "UNet SD1.5 512x512 CFG", "UNet SD1.5 256x256 CFG", "VAE decode 512x512"
 ERROR = ": error against fp32"
 WEIGHTS = "weights in compute dtype + activations"
@@ -39,6 +42,10 @@ BOUNDS = [
     Bound("attention *", "fp32", ATEN, "ratio", 4, 5),
     Bound(UNET + ERROR, "bf16", OPENVINO, "ratio", 1.0, 0.6),
     Bound(VAE + ERROR, "bf16", OPENVINO, "ratio", 1.2, 1.1),
+    *(Bound(f"decode {name}", "bf16", MEMCPY, "ratio", 0.7, 0.9)
+      for name in ("Q8_0", "Q4_0", "Q4_K", "F8_E4M3", "F8_E5M2")),
+    *(Bound(f"decode {name}", "bf16", MEMCPY, "ratio", 0.4, 0.7) for name in OTHERS),
+    *(Bound("decode *", "bf16", peer, "ratio", 10, 30) for peer in ("gguf package", "torch operations")),
     Bound("whole run 512x512: peak memory", "bf16", WEIGHTS, "ratio", 1.35, 1.2),
     Bound("whole run 512x512: start to first step", "bf16", "none", "ours", 3, 1.5),
     Bound("whole run 512x512: outside denoise() per step", "bf16", "whole step", "ratio", 0.02, 0.005),

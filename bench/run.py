@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import bounds
+import decoders
 import whole_run
 from rows import Rows, cpu_flags
 from workers import AS_ATELIER, Worker, WorkerError, environment
@@ -117,6 +118,20 @@ def measure_kernels(rows, args):
                      error=line["error"], peer_error=line["peer_error"])
 
 
+def measure_decoding(rows, args):
+    """Every encoding to bf16 against memcpy of the same output, and against decoders in Python."""
+    def ours(*options):
+        command = [os.path.join(args.bin, "decode_bench"), "--json", "--threads", str(args.threads), *options]
+        return {line["name"]: line for line in json.loads(subprocess.run(
+            command, check=True, stdout=subprocess.PIPE, text=True, env=environment()).stdout)}
+    for name, line in ours().items():
+        rows.add(name, line["unit"], "more", line["ours"], line["peer"], line["peer_name"], line["dtype"])
+    for kind, peer, rate in decoders.rates():
+        name = f"decode {kind}"
+        mine = ours("--only", kind, "--megabytes", "8")[name]["ours"]
+        rows.add(name, "GB/s", "more", mine, rate * 2e-9, peer, "bf16")
+
+
 def measure_whole_runs(rows, args):
     program, model = os.path.join(args.bin, "atelier"), args.cache + ".safetensors"
     whole_run.write_model(model)
@@ -137,6 +152,7 @@ def measures(args):
     for title, part, shapes, rounds in MODELS:
         yield title, lambda rows, a=(title, part, shapes, rounds): measure_model(rows, args, *a)
     yield "attention", lambda rows: measure_kernels(rows, args)
+    yield "decode", lambda rows: measure_decoding(rows, args)
     yield "whole run", lambda rows: measure_whole_runs(rows, args)
 
 

@@ -82,7 +82,7 @@ for option in "$@"; do
   case $option in
     --lint) venv .venv-lint clang-format==19.1.7 clang-tidy==22.1.8 ;;
     --cuda) venv .venv-cuda nvidia-cuda-nvcc==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-cccl==13.0.85 ;;
-    --bench) venv .venv-bench torch==2.13.0 diffusers==0.42.1 transformers==5.23.0 openvino==2026.4.1 numpy ;;
+    --bench) venv .venv-bench torch==2.13.0 diffusers==0.42.1 transformers==5.23.0 openvino==2026.4.1 gguf==0.19.0 numpy ;;
     --golden) venv .venv-golden -r tools/golden/requirements.txt ;;
   esac
 done

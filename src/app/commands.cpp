@@ -16,6 +16,7 @@ namespace {
 constexpr std::array kCommands = {
     Command{"generate", "draw pictures from a prompt", run_generate},
     Command{"inspect", "say what a checkpoint file holds", run_inspect},
+    Command{"quantize", "write a model file in another encoding", run_quantize},
     Command{"doctor", "look at this machine and this installation", run_doctor},
     Command{"help", "print help, also of one command: atelier help generate", run_help},
     Command{"version", "print the version", run_version},

@@ -21,6 +21,7 @@ std::span<const Command> commands();
 
 int run_generate(std::span<const std::string> arguments);
 int run_inspect(std::span<const std::string> arguments);
+int run_quantize(std::span<const std::string> arguments);
 int run_doctor(std::span<const std::string> arguments);
 int run_help(std::span<const std::string> arguments);
 int run_version(std::span<const std::string> arguments);

@@ -7,6 +7,7 @@
 #include <stop_token>
 
 #include "app/generate_options.h"
+#include "app/quantize_options.h"
 #include "base/json.h"
 
 namespace atelier {
@@ -31,11 +32,14 @@ struct EngineInterface {
                   std::chrono::steady_clock::time_point started);
   /// One "model" event: which architecture a checkpoint holds.
   int (*identify)(const std::filesystem::path& path, EngineHost& host);
+  /// Writes a file in another encoding; events as in app/engine/quantize.h. With an empty `in`
+  /// only lists the types.
+  int (*quantize)(const QuantizeOptions& options, EngineHost& host);
   /// One "engine" event: libraries, devices, and what is missing.
   int (*describe)(EngineHost& host);
 };
 
-inline constexpr uint32_t kEngineVersion = 2;
+inline constexpr uint32_t kEngineVersion = 3;
 /// The one symbol of the engine library.
 inline constexpr const char* kEngineSymbol = "atelier_engine_interface";
 using EngineEntry = const EngineInterface* (*)();

@@ -2,7 +2,17 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <optional>
 #include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "formats/safetensors.h"
 
 namespace atelier {
 
@@ -17,5 +27,28 @@ bool is_gguf(std::span<const std::byte> file);
 /// big-endian files and tensor types no longer or not yet known.
 /// Format: ggml-org/ggml, docs/gguf.md.
 FileContents read_gguf(std::span<const std::byte> file);
+
+/// Metadata to be written, by key.
+using GgufEntry = std::variant<std::string, uint32_t, uint64_t, int64_t, double, bool,
+                               std::vector<int32_t>, std::vector<float>, std::vector<std::string>>;
+using GgufEntries = std::map<std::string, GgufEntry, std::less<>>;
+
+/// The most dimensions ggml gives a tensor, and the longest name it reads.
+inline constexpr size_t kMaxGgufRank = 4, kMaxGgufName = 127;
+
+/// The shape under which GGUF can hold a tensor of `shape` in `encoding`, innermost extent whole
+/// blocks: its own; with more than four dimensions folded into rows; or, where `encoding` needs
+/// longer rows than the innermost extent (convolutions), rows of the inner extents together, or of
+/// all but the first. Nothing if no such folding gives whole blocks.
+std::optional<Shape> gguf_shape(const Shape& shape, Encoding encoding);
+
+/// Writes a GGUF file, version 3, that appears under `path` only when whole. Tensors whose shape
+/// GGUF cannot hold are folded as by `gguf_shape`, their shapes kept under
+/// `comfy.gguf.orig_shape.<tensor>`. `bytes_of` as in write_safetensors, called in the order of
+/// `specs`. Throws `invalid_argument` (duplicate or too long name, an encoding GGUF lacks, a shape
+/// of no whole blocks, a wrong number of bytes, text that is no UTF-8) or `write_failed`.
+void write_gguf(const std::filesystem::path& path, std::span<const TensorSpec> specs,
+                const std::function<std::span<const std::byte>(size_t)>& bytes_of,
+                GgufEntries metadata = {});
 
 }  // namespace atelier

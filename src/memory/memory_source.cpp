@@ -1,8 +1,10 @@
 // Tensors in memory under names.
 #include "memory/memory_source.h"
 
+#include <algorithm>
+
 #include "base/error.h"
-#include "quant/encoding_traits.h"
+#include "quant/decode.h"
 
 namespace atelier {
 namespace {
@@ -31,6 +33,14 @@ void MemorySource::put(const std::string& name, const at::Tensor& tensor) {
   table_[name] = {.shape = held.sizes().vec(),
                   .encoding = encoding_of(held.scalar_type(), name),
                   .size = held.nbytes()};
+  held_[name] = held;
+}
+
+void MemorySource::put(const std::string& name, const Shape& shape, Encoding encoding,
+                       std::span<const std::byte> bytes) {
+  const at::Tensor held = at::empty({static_cast<int64_t>(bytes.size())}, at::dtype(at::kByte));
+  std::ranges::copy(bytes, static_cast<std::byte*>(held.mutable_data_ptr()));
+  table_[name] = {.shape = shape, .encoding = encoding, .size = bytes.size()};
   held_[name] = held;
 }
 

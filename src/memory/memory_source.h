@@ -17,6 +17,9 @@ class MemorySource final : public TensorSource {
   /// Adds or replaces a tensor; keeps a contiguous copy or the tensor itself. Throws `unsupported`
   /// for other dtypes.
   void put(const std::string& name, const at::Tensor& tensor);
+  /// The same for bytes in any encoding, of which a copy is kept.
+  void put(const std::string& name, const Shape& shape, Encoding encoding,
+           std::span<const std::byte> bytes);
   void remove(const std::string& name);
   const at::Tensor& tensor(const std::string& name) const { return held_.at(name); }
 

@@ -8,7 +8,6 @@
 #include "base/error.h"
 #include "memory/entry.h"
 #include "quant/decode.h"
-#include "quant/encoding_traits.h"
 
 namespace atelier {
 namespace {
@@ -27,23 +26,42 @@ const TensorInfo& info_of(const WeightPart& part) {
   return found->second;
 }
 
-// The stored bytes of the part's rows; rows of block encodings hold whole blocks.
+bool is_whole(const WeightPart& part, const TensorInfo& info) {
+  return info.shape.empty() || part.rows == info.shape[0];
+}
+
+// Whether the part's rows begin or end within a block.
+bool splits_blocks(const WeightPart& part, const TensorInfo& info) {
+  return !is_whole(part, info) &&
+         row_elements(info) % encoding_info(info.encoding).block_elements != 0;
+}
+
+// The stored bytes of the part's rows, which hold whole blocks.
 std::span<const std::byte> bytes_of(const WeightPart& part, const TensorInfo& info) {
   const std::span<const std::byte> all = part.source->bytes(part.name);
-  if (info.shape.empty() || part.rows == info.shape[0]) return all;
+  if (is_whole(part, info)) return all;
   const size_t row = all.size() / static_cast<size_t>(info.shape[0]);
   return all.subspan(static_cast<size_t>(part.first_row) * row,
                      static_cast<size_t>(part.rows) * row);
 }
 
-void decode_part(const WeightPart& part, at::Tensor out) {
-  const TensorInfo& info = info_of(part);
-  if (!part.transposed) {
+// The part's elements as stored, row by row.
+void decode_rows(const WeightPart& part, const TensorInfo& info, at::Tensor out) {
+  if (!splits_blocks(part, info)) {
     decode(bytes_of(part, info), info.encoding, out, part.name);
     return;
   }
-  at::Tensor stored = at::empty({part.rows, row_elements(info)}, out.options());
-  decode(bytes_of(part, info), info.encoding, stored, part.name);
+  at::Tensor whole = at::empty({info.elements()}, out.options());
+  decode(part.source->bytes(part.name), info.encoding, whole, part.name);
+  const int64_t row = row_elements(info);
+  out.view({-1}).copy_(whole.narrow(0, part.first_row * row, part.rows * row));
+}
+
+void decode_part(const WeightPart& part, const at::Tensor& out) {
+  const TensorInfo& info = info_of(part);
+  if (!part.transposed) return decode_rows(part, info, out);
+  const at::Tensor stored = at::empty({part.rows, row_elements(info)}, out.options());
+  decode_rows(part, info, stored);
   out.view({row_elements(info), part.rows}).copy_(stored.t());
 }
 
@@ -73,9 +91,9 @@ std::optional<at::ScalarType> Operands::stored_dtype() const {
   std::optional<at::ScalarType> common;
   for (const Operand& operand : operands_)
     for (const WeightPart& part : operand.parts) {
-      const EncodingTraits* traits = encoding_traits(info_of(part).encoding);
-      if (!traits || !traits->same_as || (common && common != traits->same_as)) return {};
-      common = traits->same_as;
+      const std::optional<at::ScalarType> same = same_dtype(info_of(part).encoding);
+      if (!same || (common && common != same)) return {};
+      common = same;
     }
   return common;
 }
@@ -86,9 +104,11 @@ at::Tensor Operands::decoded(size_t i, at::ScalarType dtype) const {
   if (operand.parts.size() == 1 && !operand.parts[0].transposed) {
     const WeightPart& part = operand.parts[0];
     const TensorInfo& info = info_of(part);
-    const auto bytes = bytes_of(part, info);
-    const at::Tensor view = view_of(bytes, info.encoding, dtype, operand.shape, part.source);
-    if (view.defined()) return view;
+    if (!splits_blocks(part, info)) {
+      const auto bytes = bytes_of(part, info);
+      const at::Tensor view = view_of(bytes, info.encoding, dtype, operand.shape, part.source);
+      if (view.defined()) return view;
+    }
   }
   at::Tensor out = at::empty(operand.shape, at::dtype(dtype));
   decode_operand(operand, out);

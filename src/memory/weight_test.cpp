@@ -8,6 +8,7 @@
 
 #include "memory/memory_source.h"
 #include "memory/residency.h"
+#include "quant/decode.h"
 
 namespace atelier {
 namespace {
@@ -73,6 +74,22 @@ TEST_F(WeightTest, TakesRowsAndTransposes) {
   rows.transposed = true;
   EXPECT_TRUE(at::equal(*residency.bind({{rows}, {4, 3}}, fp32_form(), compute).pin(),
                         a.narrow(0, 2, 3).t()));
+}
+
+TEST_F(WeightTest, TakesRowsThatBeginWithinABlock) {
+  // Six rows of 16 in three blocks of 32.
+  std::vector<std::byte> blocks(3 * 34);
+  for (size_t i = 0; i < blocks.size(); ++i)
+    blocks[i] = static_cast<std::byte>(i % 34 < 2 ? 17 : i);
+  source->put("q", {6, 16}, Encoding::q8_0, blocks);
+  at::Tensor all = at::empty({6, 16});
+  decode(blocks, Encoding::q8_0, all, "q");
+  const WeightPart part{source, "q", 1, 3};
+  EXPECT_TRUE(at::equal(*residency.bind({{part}, {3, 16}}, fp32_form(), compute).pin(),
+                        all.narrow(0, 1, 3)));
+  const WeightPart turned{source, "q", 1, 3, true};
+  EXPECT_TRUE(at::equal(*residency.bind({{turned}, {16, 3}}, fp32_form(), compute).pin(),
+                        all.narrow(0, 1, 3).t()));
 }
 
 TEST_F(WeightTest, AFormSeesItsOperandsInOrder) {

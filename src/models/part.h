@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include "models/quant_rules.h"
 #include "nn/scope.h"
 
 namespace atelier {
@@ -26,6 +27,7 @@ struct PartDef {
   std::span<const std::string_view> ignore;  // names that may lie unused under the prefix
   bool (*fits)(const Scope& w);
   std::unique_ptr<Interface> (*build)(const Scope& w);
+  std::span<const QuantRule> quantisation = {};  // none: the part stays in floats
 };
 
 /// An Interface that owns a config and the net built from it. Not movable: the net refers to the

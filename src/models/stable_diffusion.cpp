@@ -175,13 +175,23 @@ constexpr std::string_view kIgnore[] = {"model_ema.*",     "alphas_cumprod*", "b
 constexpr LatentFormat kSdLatent{.scale = 0.18215, .taesd = "taesd"};
 constexpr LatentFormat kXlLatent{.scale = 0.13025, .taesd = "taesdxl"};
 
+// Pieces of both layouts' names. Times, sizes, the first and the last convolution stay floats.
+constexpr QuantRule kQuantisation[] = {
+    {"time_embed", QuantRole::keep},      {"label_emb", QuantRole::keep},
+    {"add_embedding", QuantRole::keep},   {"input_blocks.0.0.", QuantRole::keep},
+    {"conv_in.", QuantRole::keep},        {"conv_out.", QuantRole::keep},
+    {"emb_layers.", QuantRole::keep},     {"time_emb_proj.", QuantRole::keep},
+    {".to_v.", QuantRole::value},         {".ff.net.2.", QuantRole::down},
+    {"output_blocks.", QuantRole::plain}, {"out.2.", QuantRole::keep},
+};
+
 }  // namespace
 
 extern const ModelDef sd1_model, sd2_model, sdxl_model, sdxl_refiner_model;
 
 const ModelDef sd1_model{.name = "sd1",
                          .title = "Stable Diffusion 1.x",
-                         .denoiser = {"unet", kLayouts, {}, fits_sd1, build_sd1},
+                         .denoiser = {"unet", kLayouts, {}, fits_sd1, build_sd1, kQuantisation},
                          .prefixes = kPrefixes,
                          .vae_prefixes = kVae,
                          .text = kSd1Parts,
@@ -190,7 +200,7 @@ const ModelDef sd1_model{.name = "sd1",
                          .ignore = kIgnore};
 const ModelDef sd2_model{.name = "sd2",
                          .title = "Stable Diffusion 2.x",
-                         .denoiser = {"unet", kLayouts, {}, fits_sd2, build_sd2},
+                         .denoiser = {"unet", kLayouts, {}, fits_sd2, build_sd2, kQuantisation},
                          .prefixes = kPrefixes,
                          .vae_prefixes = kVae,
                          .text = kSd2Parts,
@@ -200,7 +210,7 @@ const ModelDef sd2_model{.name = "sd2",
                          .ignore = kIgnore};
 const ModelDef sdxl_model{.name = "sdxl",
                           .title = "Stable Diffusion XL",
-                          .denoiser = {"unet", kLayouts, {}, fits_sdxl, build_sdxl},
+                          .denoiser = {"unet", kLayouts, {}, fits_sdxl, build_sdxl, kQuantisation},
                           .prefixes = kPrefixes,
                           .vae_prefixes = kVae,
                           .text = kXlParts,
@@ -210,17 +220,18 @@ const ModelDef sdxl_model{.name = "sdxl",
                           .clip_final_norm = false,
                           .dtypes = kDtypes,
                           .ignore = kIgnore};
-const ModelDef sdxl_refiner_model{.name = "sdxl_refiner",
-                                  .title = "Stable Diffusion XL refiner",
-                                  .denoiser = {"unet", kLayouts, {}, fits_refiner, build_sdxl},
-                                  .prefixes = kPrefixes,
-                                  .vae_prefixes = kVae,
-                                  .text = kRefinerParts,
-                                  .latent = kXlLatent,
-                                  .vector = VectorKind::sdxl_refiner,
-                                  .clip_skip = -2,
-                                  .clip_final_norm = false,
-                                  .dtypes = kDtypes,
-                                  .ignore = kIgnore};
+const ModelDef sdxl_refiner_model{
+    .name = "sdxl_refiner",
+    .title = "Stable Diffusion XL refiner",
+    .denoiser = {"unet", kLayouts, {}, fits_refiner, build_sdxl, kQuantisation},
+    .prefixes = kPrefixes,
+    .vae_prefixes = kVae,
+    .text = kRefinerParts,
+    .latent = kXlLatent,
+    .vector = VectorKind::sdxl_refiner,
+    .clip_skip = -2,
+    .clip_final_norm = false,
+    .dtypes = kDtypes,
+    .ignore = kIgnore};
 
 }  // namespace atelier

@@ -1,15 +1,14 @@
-// Tensors to kernel arguments, and libtorch's threads to kernels.
+// Tensors to kernel arguments.
 #include "nn/cpu.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/record_function.h>
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 
 #include "base/error.h"
+#include "device/torch_parallel.h"
 
 namespace atelier::nn::cpu {
 namespace {
@@ -28,26 +27,6 @@ class Recorded {
  private:
   std::string name_;  // outlives the record that views it
   at::RecordFunction record_{at::RecordScope::USER_SCOPE};
-};
-
-/// Kernels' tasks on libtorch's threads, handed out in small runs so that a thread the system
-/// slows down does not hold the others up.
-class TorchParallel final : public Parallel {
- public:
-  int threads() const override { return at::in_parallel_region() ? 1 : at::get_num_threads(); }
-  void run(int64_t count, Body body, const void* context) const override {
-    const int64_t workers = std::min<int64_t>(threads(), count);
-    if (workers <= 1) return body(context, 0, count);
-    const int64_t piece = std::max<int64_t>(1, count / (workers * kPiecesPerThread));
-    std::atomic<int64_t> next = 0;
-    at::parallel_for(0, workers, 1, [&](int64_t, int64_t) {
-      for (int64_t begin = next.fetch_add(piece); begin < count; begin = next.fetch_add(piece))
-        body(context, begin, std::min(count, begin + piece));
-    });
-  }
-
- private:
-  static constexpr int64_t kPiecesPerThread = 8;
 };
 
 const TorchParallel kParallel;

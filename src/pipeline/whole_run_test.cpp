@@ -5,12 +5,16 @@
 
 #include <fstream>
 
+#include "formats/gguf.h"
+#include "formats/model_folder.h"
 #include "formats/safetensors.h"
 #include "models/golden_files.h"
 #include "pipeline/conditioning.h"
 #include "pipeline/engine.h"
 #include "pipeline/model_call.h"
 #include "pipeline/start_latent.h"
+#include "quant/codec/encode.h"
+#include "quant/decode.h"
 #include "sampling/sample.h"
 #include "text/tokenizer.h"
 
@@ -58,6 +62,34 @@ class TinySd : public ::testing::Test {
     write(root / "unet" / "diffusion_pytorch_model.safetensors", renamed(*unet_, "tiny_sd"));
     write(root / "vae" / "diffusion_pytorch_model.safetensors", renamed(*vae_, "vae_kl"));
     return root;
+  }
+
+  /// The checkpoint with every matrix and kernel whose rows are whole blocks in `encoding`, all
+  /// else in fp16: as GGUF, and as safetensors of the floats these numbers stand for.
+  std::pair<fs::path, fs::path> quantised_files(Encoding encoding) {
+    const auto floats = open_source(single_file());
+    std::vector<TensorSpec> stored, plain;
+    std::vector<std::vector<std::byte>> bytes, numbers;
+    for (const auto& [name, info] : floats->tensors()) {
+      const auto count = static_cast<size_t>(info.elements());
+      std::vector<float> values(count);
+      const auto as_bytes = std::as_writable_bytes(std::span(values));
+      decode(floats->bytes(name), info.encoding, Number::f32, as_bytes, SerialParallel(), name);
+      const bool blocks = info.shape.size() > 1 && count >= 256 && gguf_shape(info.shape, encoding);
+      stored.push_back({name, info.shape, blocks ? encoding : Encoding::f16});
+      plain.push_back({name, info.shape, Encoding::f32});
+      const EncodingInfo& as = encoding_info(stored.back().encoding);
+      bytes.emplace_back(count / static_cast<size_t>(as.block_elements) *
+                         static_cast<size_t>(as.block_bytes));
+      encode(values, info.elements(), as.encoding, {}, bytes.back(), SerialParallel());
+      numbers.emplace_back(count * 4);
+      decode(bytes.back(), as.encoding, Number::f32, numbers.back(), SerialParallel(), name);
+    }
+    const fs::path gguf = folder_ / "tiny.gguf", same = folder_ / "same.safetensors";
+    write_gguf(gguf, stored, [&](size_t i) { return std::span<const std::byte>(bytes[i]); });
+    write_safetensors(same, plain,
+                      [&](size_t i) { return std::span<const std::byte>(numbers[i]); });
+    return {gguf, same};
   }
 
   at::Tensor want(const std::string& name) const { return golden::tensor(*expected_, name); }
@@ -153,6 +185,17 @@ TEST_F(TinySd, ADiffusersFolderGivesEqualBytes) {
   const Result original = run(single_file()), folder = run(diffusers_folder());
   EXPECT_TRUE(at::equal(original.latent, folder.latent));
   EXPECT_TRUE(at::equal(original.decoded, folder.decoded));
+}
+
+TEST_F(TinySd, QuantisedNumbersAreComputedWithAsTheFloatsTheyStandFor) {
+  for (const Encoding encoding : {Encoding::q8_0, Encoding::q4_k, Encoding::iq4_nl}) {
+    SCOPED_TRACE(encoding_info(encoding).name);
+    const auto [gguf, same] = quantised_files(encoding);
+    const Result quantised = run(gguf), floats = run(same);
+    EXPECT_TRUE(at::equal(quantised.positive, floats.positive));
+    EXPECT_TRUE(at::equal(quantised.latent, floats.latent));
+    EXPECT_TRUE(at::equal(quantised.decoded, floats.decoded));
+  }
 }
 
 }  // namespace

@@ -1,20 +1,18 @@
-// Decoding of stored weights: read this header first.
+// Stored weights as tensors: read this header and codec/codec.h first.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 
-#include "formats/encoding.h"
 #include "formats/tensor_source.h"
+#include "quant/codec/codec.h"
 
 namespace atelier {
-
-/// Whether `decode` knows `encoding`.
-bool decodable(Encoding encoding);
 
 /// Decodes `bytes` into `out`, a contiguous CPU tensor of fp32, bf16 or fp16 whose element count
 /// they hold exactly; rounds to the nearest even by way of fp32. Splits the work over libtorch's
@@ -22,6 +20,9 @@ bool decodable(Encoding encoding);
 /// of bytes, naming `tensor`.
 void decode(std::span<const std::byte> bytes, Encoding encoding, at::Tensor& out,
             std::string_view tensor);
+
+/// The dtype whose memory equals the stored bytes, if there is one: no decoding is needed then.
+std::optional<at::ScalarType> same_dtype(Encoding encoding);
 
 /// A tensor of `shape` that reads `bytes` in place, if they already are `dtype` and aligned for it;
 /// undefined otherwise. `owner` lives as long as the tensor. Must not be written to.

@@ -1,5 +1,5 @@
 // Every code of every small float format against libtorch's own conversions.
-#include "quant/float_codes.h"
+#include "quant/codec/float_codes.h"
 
 #include <c10/util/BFloat16.h>
 #include <c10/util/Float8_e4m3fn.h>

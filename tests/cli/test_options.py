@@ -38,7 +38,7 @@ class Help(Case):
 
     def test_of_every_command(self):
         text = atelier("help").out
-        for command in ("generate", "inspect", "doctor"):
+        for command in ("generate", "inspect", "quantize", "doctor"):
             self.assertIn(command, text)
             self.assertEqual(atelier("help", command).out, atelier(command, "--help").out)
             self.assertIn("Usage: atelier " + command, atelier(command, "--help").out)

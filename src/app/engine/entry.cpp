@@ -14,6 +14,7 @@
 #include <torch/headeronly/version.h>
 #include "app/engine/generation.h"
 #include "app/engine/identify.h"
+#include "app/engine/quantize.h"
 #include "app/engine_interface.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -71,6 +72,15 @@ int identify(const std::filesystem::path& path, EngineHost& host) {
     Json event = {{"event", "model"}};
     event.update(identify_model(path));
     host.event(event);
+  });
+}
+
+int quantize(const QuantizeOptions& options, EngineHost& host) {
+  return guarded(host, [&] {
+    if (options.in.empty())
+      list_quant_types(host);
+    else
+      quantize_file(options, host);
   });
 }
 
@@ -132,6 +142,7 @@ atelier_engine_interface() {
       .build = ATELIER_VERSION,
       .generate = atelier::generate,
       .identify = atelier::identify,
+      .quantize = atelier::quantize,
       .describe = atelier::describe};
   return &kInterface;
 }

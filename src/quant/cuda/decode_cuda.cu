@@ -1,8 +1,8 @@
 // Thin kernels round the shared conversions: one pass, neighbouring threads on neighbouring values.
 #include <cuda_runtime.h>
 
+#include "quant/codec/all_blocks.h"
 #include "quant/cuda/decode_cuda.h"
-#include "quant/float_codes.h"
 
 namespace atelier {
 namespace {
@@ -58,11 +58,33 @@ void launch(const void* from, int64_t n, void* to, cudaStream_t stream) {
                                                   n, static_cast<typename To::Type*>(to));
 }
 
+/// A thread takes eight elements, which share a scale.
+template <class Block, class To>
+__global__ void decode_octets(const uint8_t* from, int64_t octets, typename To::Type* to) {
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < octets;
+       i += stride) {
+    constexpr int64_t kOctets = Block::kElements / 8;
+    float values[8];
+    decode_octet<Block>(from + i / kOctets * Block::kBytes, static_cast<int>(i % kOctets) * 8,
+                        values);
+    for (int j = 0; j < 8; ++j) to[8 * i + j] = To::narrow(values[j]);
+  }
+}
+
+template <class Block, class To>
+void launch_blocks(const void* from, int64_t n, void* to, cudaStream_t stream) {
+  const int64_t blocks = (n / 8 + kThreads - 1) / kThreads;
+  const auto grid = static_cast<unsigned>(blocks < 65535 ? blocks : 65535);
+  decode_octets<Block, To><<<grid, kThreads, 0, stream>>>(static_cast<const uint8_t*>(from), n / 8,
+                                                          static_cast<typename To::Type*>(to));
+}
+
 using Launch = void (*)(const void*, int64_t, void*, cudaStream_t);
 
 struct Row {
   Encoding encoding;
-  Launch launch[3];  // by CudaOutput
+  Launch launch[3];  // by Number
 };
 
 template <class From>
@@ -76,10 +98,25 @@ constexpr Row kRows[] = {
     row<FromE5M2>(Encoding::f8_e5m2),
 };
 
+template <class Block>
+constexpr Row block_row() {
+  return {Block::kEncoding,
+          {launch_blocks<Block, ToFloat>, launch_blocks<Block, ToBFloat16>,
+           launch_blocks<Block, ToHalf>}};
+}
+
+template <class... Block>
+const Row* find_block(Encoding encoding, BlockList<Block...>) {
+  static constexpr Row kBlockRows[] = {block_row<Block>()...};
+  for (const Row& candidate : kBlockRows)
+    if (candidate.encoding == encoding) return &candidate;
+  return nullptr;
+}
+
 const Row* find(Encoding encoding) {
   for (const Row& candidate : kRows)
     if (candidate.encoding == encoding) return &candidate;
-  return nullptr;
+  return find_block(encoding, AllBlocks());
 }
 
 }  // namespace
@@ -87,7 +124,7 @@ const Row* find(Encoding encoding) {
 bool cuda_decodes(Encoding encoding) { return find(encoding) != nullptr; }
 
 const char* cuda_decode(const void* from, Encoding encoding, int64_t elements, void* to,
-                        CudaOutput output, void* stream) {
+                        Number output, void* stream) {
   const Row* found = find(encoding);
   if (!found) return "no CUDA kernel for this encoding";
   if (elements <= 0) return nullptr;

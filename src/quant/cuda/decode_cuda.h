@@ -3,20 +3,18 @@
 
 #include <cstdint>
 
-#include "formats/encoding.h"
+#include "quant/codec/codec.h"
 
 namespace atelier {
-
-/// What a CUDA decode writes.
-enum class CudaOutput : uint8_t { f32, bf16, f16 };
 
 /// Whether this build has a CUDA kernel for `encoding`.
 bool cuda_decodes(Encoding encoding);
 
-/// Queues the decoding of `elements` values on `stream` (a cudaStream_t) of the current device;
-/// both pointers are device memory. Bits equal the CPU decoder's. Returns null, or why it failed.
+/// Queues the decoding of `elements` values, whole blocks, on `stream` (a cudaStream_t) of the
+/// current device; both pointers are device memory. Bits equal the CPU decoder's. Returns null, or
+/// why it failed.
 const char* cuda_decode(const void* from, Encoding encoding, int64_t elements, void* to,
-                        CudaOutput output, void* stream);
+                        Number output, void* stream);
 
 /// Number of usable GPUs; 0 without a driver or in a build without CUDA.
 int cuda_device_count();

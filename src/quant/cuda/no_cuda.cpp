@@ -5,7 +5,7 @@ namespace atelier {
 
 bool cuda_decodes(Encoding) { return false; }
 
-const char* cuda_decode(const void*, Encoding, int64_t, void*, CudaOutput, void*) {
+const char* cuda_decode(const void*, Encoding, int64_t, void*, Number, void*) {
   return "this build has no CUDA code";
 }
 

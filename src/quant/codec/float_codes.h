@@ -3,11 +3,16 @@
 
 #include <cstdint>
 #include <cstring>
+#if defined(__F16C__) && !defined(__CUDACC__)
+#include <immintrin.h>
+#endif
 
+// Functions of this kind are compiled anew for each instruction set, so none may be shared by the
+// linker: each is inlined where it is called.
 #ifdef __CUDACC__
-#define ATELIER_HOST_DEVICE __host__ __device__
+#define ATELIER_HOST_DEVICE __host__ __device__ __forceinline__
 #else
-#define ATELIER_HOST_DEVICE
+#define ATELIER_HOST_DEVICE __attribute__((always_inline))
 #endif
 
 namespace atelier {
@@ -44,7 +49,13 @@ ATELIER_HOST_DEVICE inline float widen_code(uint32_t code) {
   return float_from_bits(sign | (exponent + kRebias) << 23 | fraction << (23 - Mantissa));
 }
 
-ATELIER_HOST_DEVICE inline float half_to_float(uint16_t code) { return widen_code<5, 10>(code); }
+ATELIER_HOST_DEVICE inline float half_to_float(uint16_t code) {
+#if defined(__F16C__) && !defined(__CUDACC__)
+  return _cvtsh_ss(code);
+#else
+  return widen_code<5, 10>(code);
+#endif
+}
 ATELIER_HOST_DEVICE inline float e4m3_to_float(uint8_t code) {
   return widen_code<4, 3, true>(code);
 }
@@ -72,6 +83,33 @@ ATELIER_HOST_DEVICE inline uint16_t float_to_half(float value) {
   }
   const uint32_t rounded = magnitude + 0xfffu + (magnitude >> 13 & 1u);
   return static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13));
+}
+
+/// A finite float as sign, Exponent and Mantissa bits, to nearest even; what is too large becomes
+/// the largest code, `kMost`.
+template <int Exponent, int Mantissa, uint32_t kMost>
+ATELIER_HOST_DEVICE inline uint8_t narrow_to_byte(float value) {
+  constexpr int kCut = 23 - Mantissa;
+  constexpr uint32_t kRebias = 127u - ((1u << (Exponent - 1)) - 1u);
+  const uint32_t bits = bits_of(value), sign = bits >> 24 & 0x80u, magnitude = bits & 0x7fffffffu;
+  uint32_t code = 0;
+  if (magnitude < (kRebias + 1u) << 23) {  // below the least normal: rounded by the adder
+    const float unit = float_from_bits((kRebias + 1u + static_cast<uint32_t>(kCut)) << 23);
+    code = bits_of(float_from_bits(magnitude) + unit) & ((2u << Mantissa) - 1u);
+  } else {
+    const uint32_t even = magnitude >> kCut & 1u;
+    code = (magnitude + ((1u << (kCut - 1)) - 1u) + even - (kRebias << 23)) >> kCut;
+  }
+  return static_cast<uint8_t>(sign | (code < kMost ? code : kMost));
+}
+
+/// Nearest even, at most 448 in magnitude; NaN stays NaN.
+ATELIER_HOST_DEVICE inline uint8_t float_to_e4m3(float value) {
+  return value != value ? 0x7f : narrow_to_byte<4, 3, 0x7e>(value);
+}
+/// Nearest even, at most 57344 in magnitude; NaN stays NaN.
+ATELIER_HOST_DEVICE inline uint8_t float_to_e5m2(float value) {
+  return value != value ? 0x7f : narrow_to_byte<5, 2, 0x7b>(value);
 }
 
 }  // namespace atelier

@@ -1,0 +1,349 @@
+// Planning and writing files in other encodings.
+#include "pipeline/quantization.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cmath>
+
+#include "base/error.h"
+#include "base/nearest.h"
+#include "device/torch_parallel.h"
+#include "formats/gguf.h"
+#include "formats/safetensors.h"
+#include "quant/codec/codec.h"
+#include "quant/codec/encode.h"
+
+namespace atelier {
+namespace {
+
+using E = Encoding;
+
+constexpr QuantType row(std::string_view name, std::string_view about, E all, uint32_t file_type) {
+  return {name, about, all, all, all, all, file_type};
+}
+constexpr QuantType whole(std::string_view name, std::string_view about, E all,
+                          uint32_t file_type) {
+  return {name, about, all, all, all, all, file_type, true};
+}
+
+// The mixes follow llama.cpp's: what hurts most gets a finer encoding.
+constexpr QuantType kTypes[] = {
+    whole("F32", "every tensor in fp32", E::f32, 0),
+    whole("F16", "every tensor in fp16", E::f16, 1),
+    whole("BF16", "every tensor in bf16", E::bf16, 32),
+    row("Q8_0", "8.5 bits, as good as fp16", E::q8_0, 7),
+    row("Q6_K", "6.6 bits, hardly to be told from fp16", E::q6_k, 18),
+    {"Q5_K_M", "5.5 bits, values and ways down 6.6", E::q5_k, E::q6_k, E::q6_k, E::q6_k, 17},
+    row("Q5_K_S", "5.5 bits", E::q5_k, 16),
+    row("Q5_1", "6 bits, for rows that suit no K type", E::q5_1, 9),
+    row("Q5_0", "5.5 bits, for rows that suit no K type", E::q5_0, 8),
+    {"Q4_K_M", "4.5 bits, values and ways down 6.6", E::q4_k, E::q6_k, E::q5_k, E::q6_k, 15},
+    {"Q4_K_S", "4.5 bits, ways down 5.5", E::q4_k, E::q5_k, E::q4_k, E::q5_k, 14},
+    row("IQ4_NL", "4.5 bits, uneven steps", E::iq4_nl, 25),
+    row("IQ4_XS", "4.25 bits, uneven steps", E::iq4_xs, 30),
+    row("Q4_1", "5 bits", E::q4_1, 3),
+    row("Q4_0", "4.5 bits, quick everywhere", E::q4_0, 2),
+    {"Q3_K_L", "3.4 bits, values and ways down 5.5", E::q3_k, E::q5_k, E::q4_k, E::q5_k, 13},
+    {"Q3_K_M", "3.4 bits, values and ways down 4.5", E::q3_k, E::q4_k, E::q4_k, E::q4_k, 12},
+    row("Q3_K_S", "3.4 bits", E::q3_k, 11),
+    {"Q2_K", "2.6 bits, values 3.4", E::q2_k, E::q3_k, E::q3_k, E::q3_k, 10},
+    row("fp8", "E4M3, safetensors only", E::f8_e4m3, 0),
+    row("fp8_e5m2", "E5M2, safetensors only", E::f8_e5m2, 0),
+};
+
+/// What takes the place of an encoding whose blocks are longer than the rows, finest need first.
+struct Fallback {
+  E from, to;
+};
+constexpr Fallback kFallbacks[] = {
+    {E::q2_k, E::iq4_nl}, {E::q3_k, E::iq4_nl}, {E::iq4_xs, E::iq4_nl}, {E::q4_k, E::q5_0},
+    {E::q5_k, E::q5_1},   {E::q6_k, E::q8_0},   {E::iq4_nl, E::f16},    {E::q4_0, E::f16},
+    {E::q4_1, E::f16},    {E::q5_0, E::f16},    {E::q5_1, E::f16},      {E::q8_0, E::f16},
+};
+
+constexpr int64_t kSmall = 1024;  // elements of a matrix that is not worth it
+constexpr int64_t kTask = 1 << 16;  // elements of a task, about
+
+bool is_float(E encoding) {
+  return encoding == E::f32 || encoding == E::f16 || encoding == E::bf16 || encoding == E::f64 ||
+         encoding == E::f8_e4m3 || encoding == E::f8_e5m2;
+}
+
+bool is_number(E encoding) {
+  return is_float(encoding) || encoding_info(encoding).block_elements > 1;
+}
+
+/// Whether rows of `shape`, folded as the file format allows, are whole blocks that stay apart.
+bool suits(const Shape& shape, E encoding) {
+  if (encoding_info(encoding).block_elements == 1) return true;
+  const auto folded = gguf_shape(shape, encoding);
+  return folded && folded->size() > 1;
+}
+
+E suited(const Shape& shape, E wanted) {
+  while (!suits(shape, wanted)) {
+    const auto next = std::ranges::find(kFallbacks, wanted, &Fallback::from);
+    ATELIER_CHECK(next != std::end(kFallbacks));
+    wanted = next->to;
+  }
+  return wanted;
+}
+
+E of_role(const QuantType& type, QuantRole role) {
+  switch (role) {
+    case QuantRole::value:
+      return type.value;
+    case QuantRole::fused:
+      return type.fused;
+    case QuantRole::down:
+      return type.down;
+    default:
+      return type.plain;
+  }
+}
+
+/// The float a tensor stays in that is not quantised.
+E kept(E from, bool gguf) {
+  if (encoding_info(from).block_elements > 1) return from;
+  const bool narrow = from == E::f8_e4m3 || from == E::f8_e5m2;
+  if (narrow) return gguf ? E::f16 : from;
+  return from == E::f64 ? E::f32 : from;
+}
+
+E target(const QuantPart& part, const QuantType& type, const std::string& name,
+         const TensorInfo& info, bool gguf) {
+  if (!is_number(info.encoding)) return info.encoding;
+  if (type.everything) return type.plain;
+  const QuantRole role = quant_role(part, name);
+  if (role == QuantRole::keep || info.shape.size() < 2 || info.elements() <= kSmall)
+    return kept(info.encoding, gguf);
+  return suited(info.shape, of_role(type, role));
+}
+
+/// The largest magnitude an encoding holds.
+float limit_of(E encoding) {
+  switch (encoding) {
+    case E::f32:
+    case E::bf16:
+    case E::f64:
+      return 3.4028234e38F;
+    case E::f8_e4m3:
+      return 448;
+    case E::f8_e5m2:
+      return 57344;
+    default:
+      return 65504;
+  }
+}
+
+void check(std::span<const float> values, E encoding, const std::string& name) {
+  const float limit = limit_of(encoding);
+  for (const float value : values) {
+    if (std::fabs(value) <= limit) continue;
+    throw Error(ErrorCode::malformed,
+                {.subject = fmt::format("tensor '{}'", name),
+                 .expected = fmt::format("numbers of at most {:g} in magnitude, as {} holds", limit,
+                                         encoding_info(encoding).name),
+                 .found = fmt::format("{}", value),
+                 .hint = std::isfinite(value) ? "Write BF16 or F32 instead" : ""});
+  }
+}
+
+TensorError compare(std::span<const float> from, std::span<const float> to) {
+  TensorError error{.elements = from.size()};
+  for (size_t i = 0; i < from.size(); ++i) {
+    const double a = static_cast<double>(from[i]), b = static_cast<double>(to[i]);
+    error.square_error += (a - b) * (a - b);
+    error.square_norm += a * a;
+    error.other_norm += b * b;
+    error.product += a * b;
+  }
+  return error;
+}
+
+/// One tensor's way from the source's bytes to the file's.
+class Rewriter {
+ public:
+  Rewriter(const QuantJob& job, const TensorPlan& tensor)
+      : tensor_(tensor),
+        from_(job.source->bytes(tensor.name)),
+        elements_(TensorInfo{.shape = tensor.shape}.elements()) {
+    const auto folded = gguf_shape(tensor.shape, tensor.to);
+    row_ = folded ? folded->back() : elements_;
+    if (job.importance == nullptr) return;
+    const auto found = job.importance->find(tensor.name);
+    if (found != job.importance->end() && static_cast<int64_t>(found->second.size()) == row_)
+      importance_ = found->second;
+  }
+
+  /// Fills `out` and says how far it is from the source.
+  TensorError run(std::vector<std::byte>& out) const {
+    const int64_t step = task_elements();
+    const int64_t tasks = (elements_ + step - 1) / step;
+    out.resize(tensor_.to_bytes);
+    std::vector<TensorError> errors(static_cast<size_t>(tasks));
+    parallel_for(TorchParallel(), tasks, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        errors[static_cast<size_t>(i)] =
+            rewrite(i * step, std::min(elements_, (i + 1) * step), out);
+    });
+    TensorError all;
+    for (const TensorError& error : errors) all.add(error);
+    return all;
+  }
+
+ private:
+  // Whole rows of the target that are whole blocks of the source.
+  int64_t task_elements() const {
+    const int64_t block = encoding_info(tensor_.from).block_elements;
+    int64_t rows = std::max<int64_t>(1, kTask / std::max<int64_t>(row_, 1));
+    if (rows * row_ % block != 0) rows *= block;
+    return std::max<int64_t>(1, rows * row_);
+  }
+
+  TensorError rewrite(int64_t begin, int64_t end, std::vector<std::byte>& out) const {
+    const auto count = static_cast<size_t>(end - begin);
+    std::vector<float> values(count), again(count);
+    const auto part = [&](E encoding, auto bytes) {
+      const EncodingInfo& info = encoding_info(encoding);
+      const auto first = static_cast<size_t>(begin / info.block_elements * info.block_bytes);
+      const auto size = static_cast<size_t>((end - begin) / info.block_elements * info.block_bytes);
+      return bytes.subspan(first, size);
+    };
+    const SerialParallel serial;
+    decode(part(tensor_.from, from_), tensor_.from, Number::f32,
+           std::as_writable_bytes(std::span(values)), serial, tensor_.name);
+    check(values, tensor_.to, tensor_.name);
+    const auto to = part(tensor_.to, std::span(out));
+    encode(values, row_, tensor_.to, importance_, to, serial);
+    decode(to, tensor_.to, Number::f32, std::as_writable_bytes(std::span(again)), serial,
+           tensor_.name);
+    return compare(values, again);
+  }
+
+  const TensorPlan& tensor_;
+  std::span<const std::byte> from_;
+  int64_t elements_ = 0, row_ = 0;
+  std::span<const float> importance_;
+};
+
+GgufEntries gguf_metadata(const QuantJob& job) {
+  GgufEntries entries;
+  for (const auto& [key, value] : job.source->metadata())
+    if (!key.starts_with("general.") && !key.starts_with("comfy.gguf.")) entries[key] = value;
+  entries["general.architecture"] = job.plan.architecture;
+  entries["general.quantization_version"] = uint32_t{2};
+  entries["general.file_type"] = job.plan.type->gguf_file_type;
+  return entries;
+}
+
+}  // namespace
+
+std::span<const QuantType> quant_types() { return kTypes; }
+
+const QuantType& quant_type(std::string_view name) {
+  const auto same = [](char a, char b) { return std::tolower(a) == std::tolower(b); };
+  std::vector<std::string_view> names;
+  for (const QuantType& type : kTypes) {
+    if (std::ranges::equal(type.name, name, same)) return type;
+    names.push_back(type.name);
+  }
+  const std::string_view near = nearest(name, names);
+  throw Error(ErrorCode::invalid_argument,
+              {.subject = "--type",
+               .expected = "a type that 'atelier quantize --list' names",
+               .found = fmt::format("'{}'", name),
+               .hint = near.empty() ? "" : fmt::format("Did you mean {}?", near)});
+}
+
+uint64_t QuantPlan::from_bytes() const {
+  uint64_t sum = 0;
+  for (const TensorPlan& tensor : tensors) sum += tensor.from_bytes;
+  return sum;
+}
+
+uint64_t QuantPlan::to_bytes() const {
+  uint64_t sum = 0;
+  for (const TensorPlan& tensor : tensors) sum += tensor.to_bytes;
+  return sum;
+}
+
+double TensorError::rmse() const {
+  return elements == 0 ? 0 : std::sqrt(square_error / static_cast<double>(elements));
+}
+
+double TensorError::cosine() const {
+  const double norms = std::sqrt(square_norm * other_norm);
+  return norms > 0 ? product / norms : 1;
+}
+
+void TensorError::add(const TensorError& other) {
+  square_error += other.square_error;
+  square_norm += other.square_norm;
+  other_norm += other.other_norm;
+  product += other.product;
+  elements += other.elements;
+}
+
+QuantPlan plan_quantization(const std::shared_ptr<const TensorSource>& source,
+                            const QuantType& type, const std::filesystem::path& out) {
+  const std::string ending = out.extension().string();
+  if (ending != ".gguf" && ending != ".safetensors")
+    throw Error(ErrorCode::invalid_argument, {.subject = out.string(),
+                                              .expected = "a name ending in .gguf or .safetensors",
+                                              .found = fmt::format("'{}'", ending)});
+  const bool gguf = ending == ".gguf";
+  const EncodingInfo& main = encoding_info(type.plain);
+  if (gguf ? main.ggml_type < 0 : main.safetensors.empty())
+    throw Error(ErrorCode::invalid_argument,
+                {.subject = out.string(),
+                 .expected = fmt::format("{} cannot be stored in {}", type.name,
+                                         gguf ? "GGUF" : "safetensors"),
+                 .hint = fmt::format("End the name in {}", gguf ? ".safetensors" : ".gguf")});
+  const QuantPart part = quantisable_part(source);
+  QuantPlan plan{
+      .type = &type, .architecture = std::string(part.name), .gguf = gguf, .tensors = {}};
+  for (const auto& [name, info] : source->tensors()) {
+    if (is_number(info.encoding) && !decodable(info.encoding))
+      throw Error(ErrorCode::unsupported,
+                  {.subject = source->label(),
+                   .expected = fmt::format("tensor '{}' is {}, which nothing here decodes", name,
+                                           encoding_info(info.encoding).name)});
+    const E to = target(part, type, name, info, gguf);
+    const EncodingInfo& as = encoding_info(to);
+    const auto blocks = static_cast<uint64_t>(info.elements() / as.block_elements);
+    plan.tensors.push_back({name, info.shape, info.encoding, to, info.size,
+                            blocks * static_cast<uint64_t>(as.block_bytes)});
+  }
+  return plan;
+}
+
+void run_quantization(const QuantJob& job) {
+  std::vector<TensorSpec> specs;
+  for (const TensorPlan& tensor : job.plan.tensors)
+    specs.push_back({tensor.name, tensor.shape, tensor.to});
+  std::vector<std::byte> buffer;
+  uint64_t read = 0;
+  const auto bytes_of = [&](size_t i) -> std::span<const std::byte> {
+    if (job.stop.stop_requested())
+      throw Error(ErrorCode::cancelled, {.expected = "stopped; nothing was written"});
+    const TensorPlan& tensor = job.plan.tensors[i];
+    TensorError error{.elements =
+                          static_cast<uint64_t>(TensorInfo{.shape = tensor.shape}.elements())};
+    const bool same = tensor.from == tensor.to;
+    if (!same) error = Rewriter(job, tensor).run(buffer);
+    read += tensor.from_bytes;
+    if (job.progress) job.progress(tensor, error, read);
+    if (same) return job.source->bytes(tensor.name);
+    job.source->wont_need(tensor.name);
+    return buffer;
+  };
+  if (job.plan.gguf)
+    write_gguf(job.out, specs, bytes_of, gguf_metadata(job));
+  else
+    write_safetensors(job.out, specs, bytes_of, job.source->metadata());
+}
+
+}  // namespace atelier

@@ -1,0 +1,86 @@
+// Files in other encodings: what becomes of each tensor, and the writing.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <stop_token>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "formats/tensor_source.h"
+#include "models/quant_rules.h"
+
+namespace atelier {
+
+/// What `--type` names: the encoding of most matrices, and of those with a role of their own.
+struct QuantType {
+  std::string_view name;  // "Q4_K_M"
+  std::string_view about;
+  Encoding plain, value, fused, down;
+  uint32_t gguf_file_type;  // general.file_type of GGUF
+  bool everything = false;  // a float type: every tensor, whatever its role
+};
+
+/// All of them.
+std::span<const QuantType> quant_types();
+/// By name, without regard to case. Throws `invalid_argument` with the nearest.
+const QuantType& quant_type(std::string_view name);
+
+/// What becomes of one tensor.
+struct TensorPlan {
+  std::string name;
+  Shape shape;
+  Encoding from = Encoding::f32, to = Encoding::f32;
+  uint64_t from_bytes = 0, to_bytes = 0;
+};
+
+/// What becomes of a file.
+struct QuantPlan {
+  const QuantType* type = nullptr;
+  std::string architecture;
+  bool gguf = true;  // else safetensors
+  std::vector<TensorPlan> tensors;
+  uint64_t from_bytes() const;
+  uint64_t to_bytes() const;
+};
+
+/// Plans the file at `out`, whose ending says the format: .gguf or .safetensors. Tensors that are
+/// kept, are vectors, small, or have rows of no whole blocks in any encoding near the wanted one
+/// stay floats. Throws `invalid_argument` for another ending or a type the format cannot hold, and
+/// `unsupported` naming a tensor that nothing here decodes.
+QuantPlan plan_quantization(const std::shared_ptr<const TensorSource>& source,
+                            const QuantType& type, const std::filesystem::path& out);
+
+/// How far a written tensor is from what was read.
+struct TensorError {
+  double square_error = 0, square_norm = 0, other_norm = 0, product = 0;  // sums
+  uint64_t elements = 0;
+  double rmse() const;
+  double cosine() const;
+  void add(const TensorError& other);
+};
+
+/// Importance of the columns of matrices, by tensor name.
+using Importance = std::map<std::string, std::vector<float>, std::less<>>;
+
+struct QuantJob {
+  std::shared_ptr<const TensorSource> source;
+  QuantPlan plan;
+  std::filesystem::path out;
+  const Importance* importance = nullptr;
+  /// Called after each tensor, with how many bytes have been read.
+  std::function<void(const TensorPlan& tensor, const TensorError& error, uint64_t read)> progress;
+  std::stop_token stop;
+};
+
+/// Writes the file, which appears under its name only when whole; memory beside the mapped file is
+/// two tensors. A tensor that holds a number which is not finite, or one too large for the
+/// encoding's scales, is an error that names it. Throws `malformed`, `write_failed` or `cancelled`.
+void run_quantization(const QuantJob& job);
+
+}  // namespace atelier
