@@ -44,7 +44,10 @@ ATELIER_HOST_DEVICE inline void decode_octet(const uint8_t* b, int first, float*
     } else {
       code = Block::code(b, first / Block::kRun, first % Block::kRun + j);
     }
-    if constexpr (LooksUp<Block>) code = Block::kLookup[code];
+    if constexpr (LooksUp<Block>) {
+      constexpr uint64_t kLow = Block::kLookup.low, kHigh = Block::kLookup.high;  // as constants
+      code = Lookup16{kLow, kHigh}[code];
+    }
     float value = scale * static_cast<float>(code);
     if constexpr (Block::kOffsets) value += offset;
     values[j] = value != value ? float_from_bits(0x7fc00000u) : value;

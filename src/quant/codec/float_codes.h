@@ -10,7 +10,7 @@
 // Functions of this kind are compiled anew for each instruction set, so none may be shared by the
 // linker: each is inlined where it is called.
 #ifdef __CUDACC__
-#define ATELIER_HOST_DEVICE __host__ __device__ __forceinline__
+#define ATELIER_HOST_DEVICE __host__ __device__ __attribute__((always_inline))
 #else
 #define ATELIER_HOST_DEVICE __attribute__((always_inline))
 #endif
