@@ -14,7 +14,7 @@ build: setup ## build everything into build/release
 	@cmake --preset release >/dev/null
 	@cmake --build $(BUILD) -j $(JOBS)
 
-demo: build ## draw a contact sheet; MODEL=FILE names a checkpoint
+demo: build ## draw a contact sheet with the small model in models/demo; MODEL=FILE names another checkpoint
 	@tools/demo.sh $(BUILD)/bin/atelier $(MODEL)
 
 test: build ## run every test

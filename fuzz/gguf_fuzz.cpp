@@ -1,5 +1,6 @@
-// Fuzzes the GGUF reader and every question that can be asked of the values it found.
-#include "checks.h"
+// Fuzzes the GGUF reader, every question that can be asked of the values it found, and the decoding
+// of its tensors.
+#include "decoding.h"
 #include "formats/gguf.h"
 
 namespace {
@@ -21,6 +22,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   atelier::fuzz::attempt([&] {
     const atelier::FileContents contents = atelier::read_gguf(file);
     atelier::fuzz::check_tensors(contents, file);
+    atelier::fuzz::decode_tensors(contents, file);
     for (const auto& [key, value] : contents.gguf) ask(value);
   });
   return 0;

@@ -69,6 +69,16 @@ def write_gguf():
     save("gguf", "tensors", gguf([("general.alignment", 4, struct.pack("<I", 64))],
                                  [("q", [32, 2], 8, 0), ("h", [3], 1, 128), ("s", [], 0, 192)], bytes(196),
                                  alignment=64))
+    # (ggml type, elements, bytes) of every block encoding.
+    blocks = [(2, 32, 18), (3, 32, 20), (6, 32, 22), (7, 32, 24), (8, 32, 34), (9, 32, 36), (10, 256, 84), (11, 256, 110),
+              (12, 256, 144), (13, 256, 176), (14, 256, 210), (15, 256, 292), (16, 256, 66), (17, 256, 74), (18, 256, 98),
+              (19, 256, 50), (20, 32, 18), (21, 256, 110), (22, 256, 82), (23, 256, 136), (29, 256, 56), (34, 256, 54),
+              (35, 256, 66), (39, 32, 17), (40, 64, 36)]
+    tensors, data = [], b""
+    for kind, elements, size in blocks:
+        tensors.append((f"t{kind}", [elements], kind, len(data)))
+        data += bytes((7 * i + kind) % 256 for i in range(size)) + bytes(-size % 32)
+    save("gguf", "blocks", gguf([], tensors, data))
     save("gguf", "retired", gguf([], [("t", [32], 31, 0)], bytes(18)))
     save("gguf", "overlap", gguf([], [("a", [8], 0, 0), ("b", [8], 0, 0)], bytes(32)))
     save("gguf", "empty", gguf([], []))

@@ -1,11 +1,14 @@
-// Fuzzes the safetensors reader.
-#include "checks.h"
+// Fuzzes the safetensors reader and the decoding of its tensors.
+#include "decoding.h"
 #include "formats/safetensors.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto file = atelier::fuzz::view(data, size);
   atelier::is_safetensors(file);
-  atelier::fuzz::attempt(
-      [&] { atelier::fuzz::check_tensors(atelier::read_safetensors(file), file); });
+  atelier::fuzz::attempt([&] {
+    const atelier::FileContents contents = atelier::read_safetensors(file);
+    atelier::fuzz::check_tensors(contents, file);
+    atelier::fuzz::decode_tensors(contents, file);
+  });
   return 0;
 }

@@ -19,21 +19,29 @@ def orthogonalise(batch):
 
 
 class Hybrid:
-    """One optimizer over `module`: Muon where a weight has two or more axes of at least 16, AdamW elsewhere."""
+    """One optimizer over `module`: Muon where a weight has two or more axes of at least 16, AdamW elsewhere.
 
-    def __init__(self, module, lr, muon_lr, skip=(), frozen=()):
+    Names that begin with one of `slow` all go to AdamW, at a third of its rate.
+    """
+
+    def __init__(self, module, lr, muon_lr, skip=(), frozen=(), slow=()):
         self.lr, self.muon_lr, self.momentum = lr, muon_lr, {}
-        self.shapes, rest = collections.defaultdict(list), []
+        self.shapes, rest, slowly = collections.defaultdict(list), [], []
         for name, p in module.named_parameters():
             if any(name.startswith(f) for f in frozen):
+                continue
+            if any(name.startswith(f) for f in slow):
+                slowly.append(p)
                 continue
             inner = p.ndim >= 2 and min(p.shape[0], p[0].numel()) >= 16 and not any(s in name for s in skip)
             if inner:
                 self.shapes[p.shape[0], p[0].numel()].append((name, p))
             else:
                 rest.append(p)
-        self.adam = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
-        self.learning = rest + [p for group in self.shapes.values() for _, p in group]
+        groups = [{"params": rest, "share": 1.0}, {"params": slowly, "share": 1 / 3}]
+        self.adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=(0.9, 0.99),
+                                      weight_decay=0.0, fused=True)
+        self.learning = rest + slowly + [p for group in self.shapes.values() for _, p in group]
 
     def state_dict(self):
         return {"adam": self.adam.state_dict(), "momentum": self.momentum}
@@ -47,7 +55,7 @@ class Hybrid:
         """One update at `share` of the full learning rates; clears the gradients."""
         torch.nn.utils.clip_grad_norm_(self.learning, 1.0)
         for group in self.adam.param_groups:
-            group["lr"] = self.lr * share
+            group["lr"] = self.lr * share * group["share"]
         self.adam.step()
         for (rows, columns), members in self.shapes.items():
             scale = self.muon_lr * share * max(1.0, rows / columns) ** 0.5

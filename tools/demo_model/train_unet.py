@@ -67,6 +67,14 @@ def noise_loss(unet, context, latents, alphas, early):
     return (error * ((1 - a) * 5 / a).clamp(max=1)).mean(), error.mean().item()
 
 
+def pick_scenes(rng, scenes, two, count, pairs):
+    """`count` scene numbers; each shows two things with the probability `pairs`, if that is given."""
+    if pairs is None:
+        return rng.integers(len(scenes), size=count)
+    kinds = np.flatnonzero(~two), np.flatnonzero(two)
+    return np.array([rng.choice(kinds[int(rng.random() < pairs)]) for _ in range(count)])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vae", required=True, help="folded VAE checkpoint of train_vae.py --fold")
@@ -83,6 +91,8 @@ def main():
     parser.add_argument("--muon-lr", type=float, default=0.01)
     parser.add_argument("--floor", type=float, default=0.02, help="final learning rate over the highest")
     parser.add_argument("--train-text", action="store_true", help="train the text encoder, too")
+    parser.add_argument("--text-slowly", action="store_true", help="train it by AdamW at a third of the rate")
+    parser.add_argument("--pairs", type=float, help="share of pictures of two things; as drawn if not given")
     parser.add_argument("--early", type=float, default=1, help="density of steps t: t to the power of this less one")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread; each takes --batch pictures")
@@ -103,7 +113,8 @@ def main():
     text = model.TextEncoder(**{**model.TEXT, "vocab": len(words.used) + 1})
     both = nn.ModuleDict({"unet": unet, "text": text})
     optimizer = Hybrid(both, args.lr, args.muon_lr, skip=("embeddings", "time_embed"),
-                       frozen=() if args.train_text else ("text",))
+                       frozen=() if args.train_text or args.text_slowly else ("text",),
+                       slow=("text",) if args.text_slowly else ())
     text.load_state_dict(torch.load(args.text, weights_only=True)["text"])
     start = 0
     if os.path.exists(args.out):
@@ -115,6 +126,8 @@ def main():
         if args.init:
             trained = torch.load(args.init, weights_only=True)["average"]
             unet.load_state_dict({k[5:]: v for k, v in trained.items() if k.startswith("unet.")})
+            if args.text_slowly:
+                text.load_state_dict({k[5:]: v for k, v in trained.items() if k.startswith("text.")})
         average = {k: v.clone() for k, v in both.state_dict().items()}
 
     def save(step):
@@ -125,13 +138,14 @@ def main():
     rng = np.random.default_rng([args.seed, start, rank])
     torch.manual_seed(1000 * (args.seed + start) + rank)
     alphas, empty = model.alphas_cumprod(), words("")
+    two = np.array([len(scene.things) == 2 for scene in scenes])
     began, parts = time.time(), []
     for step in range(start, args.steps):
         warm, fall = min(1, (step + 1) / 100), 0.5 * (1 + np.cos(np.pi * step / args.steps))
-        picks = rng.integers(len(scenes), size=args.batch)
+        picks = pick_scenes(rng, scenes, two, args.batch, args.pairs)
         ids = torch.tensor([empty if rng.random() < 0.1 else words(captions.caption(scenes[i], rng), rng)
                             for i in picks])
-        with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(args.train_text):
+        with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(args.train_text or args.text_slowly):
             context = text(ids)
         loss, error = noise_loss(unet, context, latents[picks].float(), alphas, args.early)
         loss.backward()
