@@ -182,11 +182,57 @@ def write_index():
     save("shard_index", "config", b'{"model_type":"clip","hidden":[1,2.5,null,true,{"x":"\\u2603"}]}')
 
 
+def varint(value):
+    out = b""
+    while value >= 0x80:
+        out, value = out + bytes([value & 0x7F | 0x80]), value >> 7
+    return out + bytes([value])
+
+
+def wire(number, value):
+    """A protobuf field: an int as a varint, a float as four bytes, bytes and text with their length."""
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    if isinstance(value, float):
+        return varint(number << 3 | 5) + struct.pack("<f", value)
+    data = value.encode() if isinstance(value, str) else value
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def spiece(pieces, trainer=b"", normalizer=b""):
+    rows = [wire(1, wire(1, text) + wire(2, float(score)) + wire(3, kind)) for text, score, kind in pieces]
+    return b"".join(rows) + wire(2, trainer) + wire(3, normalizer)
+
+
+def write_spiece():
+    pieces = [("<pad>", 0, 3), ("</s>", 0, 3), ("<unk>", 0, 2), ("\u2581", -2, 1), ("\u2581a", -3, 1), ("c", -4, 1),
+              ("at", -4, 1), ("\u2581the", -5, 1), ("(c)", 0, 4), ("old", -9, 5)]
+    # a trie of one entry: U+00BD becomes "1/2"
+    units = [0] * 512
+    units[0] = 1 << 10  # children of the root at 1 ^ byte
+    units[1 ^ 0xC2] = 256 << 10 ^ (1 ^ 0xC2) << 10 | 0xC2
+    units[256 ^ 0xBD] = 1 << 10 | 0x100 | 0xBD
+    units[256 ^ 0xBD ^ 1] = 1 << 31
+    trie = struct.pack("<512I", *units)
+    charsmap = struct.pack("<I", len(trie)) + trie + b"1/2\0"
+    save("spiece", "plain", spiece(pieces, wire(3, 1) + wire(4, 10)))
+    save("spiece", "map", spiece(pieces, b"", wire(1, "own") + wire(2, charsmap) + wire(3, 1)))
+    save("spiece", "bytes", spiece(pieces[:4] + [(f"<0x{i:02X}>", 0, 6) for i in range(256)], wire(35, 1)))
+    save("spiece", "bpe", spiece(pieces, wire(3, 2)))
+    vocabulary = [[text, score] for text, score, kind in pieces]
+    save("spiece", "tokenizer.json", json.dumps(
+        {"added_tokens": [{"id": 1, "content": "</s>", "special": True}, {"id": 10, "content": "<x>", "special": True}],
+         "normalizer": {"type": "Sequence", "normalizers": [{"type": "Nmt"}, {"type": "NFKC"}]},
+         "pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always"},
+         "model": {"type": "Unigram", "unk_id": 2, "vocab": vocabulary}}).encode())
+
+
 if __name__ == "__main__":
     write_safetensors()
     write_gguf()
     write_torch()
     write_index()
+    write_spiece()
     for path in sorted(CORPUS.rglob("*")):
         if path.is_file():
             print(f"{path.stat().st_size:6} {path.relative_to(CORPUS)}")

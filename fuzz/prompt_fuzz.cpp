@@ -43,7 +43,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const auto result = atelier::tokenize(prompt, tokenizer, rules, &embeddings);
     require(!result.chunks.empty());
     for (const auto& chunk : result.chunks) {
-      require(chunk.size() == 77 && chunk[0] == atelier::Token{49406});
+      const auto length = static_cast<int32_t>(chunk.size());
+      require(length <= rules.max_length);
+      require(rules.pad_to_max ? length == rules.max_length : length >= rules.min_length);
+      require(!rules.start || chunk[0] == atelier::Token{*rules.start});
       for (const atelier::Token& token : chunk) {
         const auto* id = std::get_if<int32_t>(&token.value);
         require(!id || (*id >= 0 && *id <= 49407));

@@ -2,13 +2,12 @@
 // Source: openai/CLIP clip/model.py, mlfoundations/open_clip src/open_clip/transformer.py; names as
 // in transformers' CLIPTextModelWithProjection.
 // Shapes: T tokens, C width, H heads of 64, P projection.
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <optional>
 
 #include "base/error.h"
 #include "models/config_reading.h"
+#include "models/text_checks.h"
 #include "models/text_encoder.h"
 #include "nn/attention.h"
 #include "nn/layers.h"
@@ -138,41 +137,16 @@ class ClipEncoder final : public Loaded<TextEncoder, Config, Clip> {
 
   TextEncoding encode(std::span<const TokenChunk> chunks,
                       const TextOptions& options) const override {
+    check_any(chunks);
+    const ChunkLimits limits{config().vocabulary, width(), positions()};
     std::vector<Tensor> hidden, pooled;
     for (const TokenChunk& chunk : chunks) {
-      check(chunk, chunks.front().ids.size());
+      check_chunk(chunk, chunks.front().ids.size(), limits);
       const Clip::States states = net()(chunk, options);
       hidden.push_back(states.hidden.to(at::kCPU, at::kFloat));
       pooled.push_back(states.pooled.to(at::kCPU, at::kFloat));
     }
-    if (hidden.empty()) refuse("chunks", "at least one", "none");
     return {at::cat(hidden), at::cat(pooled)};
-  }
-
- private:
-  [[noreturn]] static void refuse(std::string_view subject, std::string expected,
-                                  std::string found) {
-    throw Error(ErrorCode::invalid_argument, {.subject = std::string(subject),
-                                              .expected = std::move(expected),
-                                              .found = std::move(found)});
-  }
-
-  void check(const TokenChunk& chunk, size_t length) const {
-    if (chunk.ids.empty() || chunk.ids.size() != length ||
-        length > static_cast<size_t>(config().positions))
-      refuse("chunk", fmt::format("{} tokens, 1 to {}", length, config().positions),
-             std::to_string(chunk.ids.size()));
-    for (const int64_t id : chunk.ids)
-      if (id < 0 || id >= config().vocabulary)
-        refuse("token", fmt::format("0 to {}", config().vocabulary - 1), std::to_string(id));
-    for (const TokenVector& vector : chunk.vectors) {
-      if (vector.position < 0 || vector.position >= static_cast<int64_t>(length))
-        refuse("place of an embedding", fmt::format("0 to {}", length - 1),
-               std::to_string(vector.position));
-      if (vector.values.dim() != 1 || vector.values.size(0) != config().width)
-        refuse("embedding", fmt::format("{} values", config().width),
-               std::to_string(vector.values.numel()));
-    }
   }
 };
 
@@ -291,7 +265,7 @@ const PartDef<TextEncoder> clip_g_encoder{
 
 std::span<const PartDef<TextEncoder>* const> text_encoders() {
   static constexpr const PartDef<TextEncoder>* kAll[] = {&clip_g_encoder, &clip_h_encoder,
-                                                         &clip_l_encoder};
+                                                         &clip_l_encoder, &t5xxl_encoder};
   return kAll;
 }
 

@@ -33,7 +33,8 @@ struct TextOptions {
 /// What an encoder says about N chunks, fp32 on the CPU.
 struct TextEncoding {
   at::Tensor hidden;  // [N, T, C]
-  at::Tensor pooled;  // [N, C], or [N, P] if projected: the last layer at the first end token
+  /// [N, C], or [N, P] if projected: the last layer at the first end token. Undefined for T5.
+  at::Tensor pooled;
 };
 
 /// A text encoder bound to its weights. Const member functions are safe from any thread.
@@ -47,7 +48,8 @@ class TextEncoder {
                               const TextOptions& options) const = 0;
   /// Width of a state (C), which a textual inversion must have.
   virtual int64_t width() const = 0;
-  /// The longest chunk: 77 for CLIP.
+  /// The longest chunk: 77 for CLIP, 4096 for T5, which knows no places but time grows with the
+  /// square.
   virtual int64_t positions() const = 0;
 };
 
@@ -58,7 +60,11 @@ extern const PartDef<TextEncoder> clip_l_encoder;
 extern const PartDef<TextEncoder> clip_h_encoder;
 extern const PartDef<TextEncoder> clip_g_encoder;
 
-/// All of them, the deepest first: the first that fits a lone file is the right one.
+/// T5 v1.1's encoder (T5-XXL of FLUX and SD 3): no pooled state, no attention mask, so padding is
+/// seen. `TextOptions::project` says nothing to it.
+extern const PartDef<TextEncoder> t5xxl_encoder;
+
+/// All of them, the deepest of CLIP's first: the first that fits a lone file is the right one.
 std::span<const PartDef<TextEncoder>* const> text_encoders();
 
 }  // namespace atelier

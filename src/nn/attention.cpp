@@ -22,11 +22,12 @@ Tensor split_heads(const Tensor& x, int64_t heads) {
 }
 
 Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, int64_t heads, const Tensor& mask,
-              bool causal) {
-  if (cpu::takes(q)) return cpu::attend(q, cpu::pack_keys(k, v, heads), mask, causal);
+              bool causal, std::optional<double> scale = {}) {
+  if (cpu::takes(q)) return cpu::attend(q, cpu::pack_keys(k, v, heads, scale), mask, causal);
+  const Tensor added = mask.defined() ? mask.to(q.scalar_type()) : mask;
   const Tensor out =
       at::scaled_dot_product_attention(split_heads(q, heads), split_heads(k, heads),
-                                       split_heads(v, heads), optional(mask), 0.0, causal);
+                                       split_heads(v, heads), optional(added), 0.0, causal, scale);
   return out.transpose(1, 2).reshape(q.sizes());
 }
 
@@ -44,8 +45,8 @@ constexpr int64_t kRowsAtOnce = 2048;
 }  // namespace
 
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t heads,
-                 const Tensor& mask) {
-  return attend(q, k, v, heads, mask, false);
+                 const Tensor& mask, std::optional<double> scale) {
+  return attend(q, k, v, heads, mask, false, scale);
 }
 
 Tensor causal_attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t heads) {

@@ -3,17 +3,19 @@
 
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <unordered_map>
 
 #include "nn/layers.h"
 
 namespace atelier::nn {
 
-/// softmax(q k^T / sqrt(D) + mask) v over `heads` heads of D = C / heads channels.
+/// softmax(scale q k^T + mask) v over `heads` heads of D = C / heads channels.
 /// q [B, N, C], k and v [B, M, C], any strides with contiguous channels -> [B, N, C] contiguous.
 /// mask: undefined or broadcastable to [B, heads, N, M], added to the scaled scores.
+/// scale: 1 / sqrt(D) unless the model has its own.
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t heads,
-                 const Tensor& mask = {});
+                 const Tensor& mask = {}, std::optional<double> scale = {});
 
 /// The same where each query sees itself and the keys before it; N = M.
 Tensor causal_attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t heads);

@@ -309,14 +309,21 @@ CpuAttention shape_of(const PackedKeys& keys, CpuType type, int64_t queries, boo
           .queries = queries,
           .keys = keys.keys,
           .head_size = keys.head_size,
-          .scale = 1.0f / std::sqrt(static_cast<float>(keys.head_size)),
+          .scale = keys.scale,
           .causal = causal};
 }
 
 }  // namespace
 
-PackedKeys pack_keys(const Tensor& k, const Tensor& v, int64_t heads) {
-  PackedKeys keys{{}, k.size(0), k.size(1), heads, k.size(2) / heads};
+PackedKeys pack_keys(const Tensor& k, const Tensor& v, int64_t heads, std::optional<double> scale) {
+  const int64_t head_size = k.size(2) / heads;
+  PackedKeys keys{
+      {},
+      k.size(0),
+      k.size(1),
+      heads,
+      head_size,
+      scale ? static_cast<float>(*scale) : 1.0f / std::sqrt(static_cast<float>(head_size))};
   const CpuAttention shape = shape_of(keys, type_of(k), 1, false);
   keys.bytes = bytes(kernels().packed_kv_bytes(shape));
   const Recorded record("pack_kv", 0, [&] { return to_string(k.sizes().vec()); });

@@ -71,9 +71,11 @@ Tensor interleave_phases(const Tensor& x);
 struct PackedKeys {
   Tensor bytes;
   int64_t batch, keys, heads, head_size;
+  float scale;  // of the scores
 };
-/// k, v [B, M, heads * D] with contiguous channels.
-PackedKeys pack_keys(const Tensor& k, const Tensor& v, int64_t heads);
+/// k, v [B, M, heads * D] with contiguous channels. Without `scale`, 1 / sqrt(D).
+PackedKeys pack_keys(const Tensor& k, const Tensor& v, int64_t heads,
+                     std::optional<double> scale = {});
 /// q [B, N, heads * D] -> the same, contiguous. `mask` undefined or broadcastable to
 /// [B, heads, N, M].
 Tensor attend(const Tensor& q, const PackedKeys& keys, const Tensor& mask, bool causal);

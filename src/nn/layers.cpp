@@ -233,6 +233,15 @@ Tensor LayerNorm::operator()(const Tensor& x) const {
   return at::layer_norm(x, {x.size(-1)}, *weight, *bias, eps_);
 }
 
+RmsNorm::RmsNorm(const Scope& w, int64_t channels, double eps, std::string_view leaf)
+    : weight_(w.weight(leaf, {channels}).as(fp32_form())), eps_(eps), dtype_(w.compute().dtype) {}
+
+Tensor RmsNorm::operator()(const Tensor& x) const {
+  const Tensor wide = x.to(at::kFloat);
+  const Tensor mean = wide.square().mean(-1, true);
+  return wide.mul(mean.add_(eps_).rsqrt_()).mul_(*weight_.pin()).to(dtype_);
+}
+
 // ---- the rest
 
 Embedding::Embedding(const Scope& w, int64_t entries, int64_t width)

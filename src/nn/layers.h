@@ -155,6 +155,20 @@ class LayerNorm {
   double eps_;
 };
 
+/// x / sqrt(mean(x^2) + eps) times a learned scale, over the last dimension; statistics in fp32.
+class RmsNorm {
+ public:
+  /// The scale [channels] is called `leaf` below `w`.
+  RmsNorm(const Scope& w, int64_t channels, double eps, std::string_view leaf = "weight");
+  /// [..., channels] of any float dtype -> the same in the compute dtype
+  Tensor operator()(const Tensor& x) const;
+
+ private:
+  Weight weight_;
+  double eps_;
+  at::ScalarType dtype_;
+};
+
 class Embedding {
  public:
   Embedding(const Scope& w, int64_t entries, int64_t width);

@@ -3,6 +3,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "nn/layers.h"
 
@@ -45,6 +47,7 @@ TextEncoding encode_part(const TextPart& part, const TextEncoder& encoder, const
   EncoderRules rules = encoder_rules(part.encoder->name);
   rules.width = static_cast<int32_t>(encoder.width());
   const TokenChunks text = tokenize(prompt, reader.tokenizer, rules, reader.embeddings);
+  rules.min_length = std::max(rules.min_length, static_cast<int32_t>(text.chunks[0].size()));
   const TokenChunks empty = tokenize("", reader.tokenizer, rules);
   warnings.insert(warnings.end(), text.warnings.begin(), text.warnings.end());
   const TextOptions options{.layer = reader.layer.value_or(def.clip_skip),
@@ -83,7 +86,7 @@ TextEncoding encode_tokens(const TextEncoder& encoder, const TokenChunks& text,
     const at::Tensor nothing = said.hidden.narrow(0, said.hidden.size(0) - 1, 1);
     states.push_back(weighted ? weigh(state, nothing, weights_of(text.chunks[i])) : state);
   }
-  return {at::cat(states, 1), said.pooled.narrow(0, 0, 1)};
+  return {at::cat(states, 1), said.pooled.defined() ? said.pooled.narrow(0, 0, 1) : at::Tensor()};
 }
 
 EncodedPrompt encode_prompt(const ModelDef& def, std::span<const TextEncoder* const> encoders,

@@ -93,6 +93,38 @@ TEST_F(Conditions, AWeightMovesATokenFromWhatTheEmptyPromptSaysThere) {
   }
 }
 
+/// As T5: no pooled state, chunks of any length.
+struct Unpooled final : TextEncoder {
+  TextEncoding encode(std::span<const TokenChunk> chunks,
+                      const TextOptions& options) const override {
+    return {echo.encode(chunks, options).hidden, {}};
+  }
+  int64_t width() const override { return echo.width(); }
+  int64_t positions() const override { return 4096; }
+  Echo echo{3};
+};
+
+TEST_F(Conditions, AnEncoderWithoutPooledStateWeighsPromptsOfAnyLength) {
+  const Unpooled t5;
+  const PartDef<TextEncoder> t5_def{"t5xxl", {}, {}, nullptr, nullptr};
+  const TextPart part{&t5_def, {}};
+  ModelDef def;
+  def.text = {&part, 1};
+  const TextEncoder* encoders[] = {&t5};
+  const auto said = [&](const std::string& prompt) {
+    const EncodedPrompt encoded = encode_prompt(def, encoders, prompt, {letters});
+    EXPECT_FALSE(encoded.pooled.defined());
+    return encoded.context;
+  };
+  EXPECT_EQ(said("abc").size(1), 256);
+  const std::string many(300, 'b');
+  const at::Tensor plain = said("a" + many), weighted = said("(a:2)" + many);
+  ASSERT_EQ(weighted.sizes(), at::IntArrayRef({1, 302, 3}));
+  // of 302 tokens that say nothing the first is the end, 1, and 0.01 of the sum, 1, is added
+  EXPECT_TRUE(at::allclose(weighted[0][0], 1.01 + 2 * (plain[0][0] - 1.01)));
+  EXPECT_TRUE(at::equal(weighted.narrow(1, 1, 301), plain.narrow(1, 1, 301)));
+}
+
 TEST_F(Conditions, PooledIsOfTheFirstChunkAndUnweighted) {
   const EncodedPrompt one = encode(std::string(75, 'b'));
   const EncodedPrompt two = encode(std::string(75, 'b') + std::string(20, 'c'));

@@ -38,6 +38,7 @@ constexpr std::array kRules = {
                  .max_length = kClipChunk,
                  .pad_to_max = true,
                  .width = 1024},
+    EncoderRules{.name = "t5xxl", .end = 1, .pad = 0, .min_length = 256, .width = 4096},
 };
 
 constexpr std::string_view kEmbeddingMark = "embedding:";

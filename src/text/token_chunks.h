@@ -27,7 +27,8 @@ struct EncoderRules {
   bool weights = true;  // whether parentheses weigh
 };
 
-/// All rows: clip_l (SD 1.x, SDXL), clip_g (SDXL), clip_h (SD 2.x).
+/// All rows: clip_l (SD 1.x, SDXL), clip_g (SDXL), clip_h (SD 2.x), t5xxl (FLUX: one chunk of any
+/// length, filled up to 256).
 std::span<const EncoderRules> encoder_rules();
 /// The row with this name. Throws `invalid_argument`.
 const EncoderRules& encoder_rules(std::string_view name);

@@ -81,6 +81,20 @@ TEST(TokenChunks, EachEncoderPadsItsOwnWay) {
   }
 }
 
+TEST(TokenChunks, T5TakesOneChunkOfAnyLength) {
+  const TokenChunks brief = chunks_of("a (cat:1.5)", nullptr, "t5xxl");
+  ASSERT_EQ(brief.chunks.size(), 1u);
+  ASSERT_EQ(brief.chunks[0].size(), 256u);
+  EXPECT_EQ(brief.chunks[0][0], Token{kA});
+  EXPECT_EQ(brief.chunks[0][1], (Token{kCat, 1.5}));
+  EXPECT_EQ(brief.chunks[0][2], Token{1});
+  for (size_t i = 3; i < 256; ++i) EXPECT_EQ(brief.chunks[0][i], Token{0});
+  const TokenChunks wordy = chunks_of(cats(400), nullptr, "t5xxl");
+  ASSERT_EQ(wordy.chunks.size(), 1u);
+  ASSERT_EQ(wordy.chunks[0].size(), 401u);
+  EXPECT_EQ(wordy.chunks[0][400], Token{1});
+}
+
 TEST(TokenChunks, AnUnknownEncoderIsNamedWithItsNeighbour) {
   try {
     encoder_rules("clip_q");

@@ -1,20 +1,16 @@
 // Unicode normal form, lower case and character classes come from ICU.
 #include "text/words.h"
 
-#include <unicode/bytestream.h>
-#include <unicode/normalizer2.h>
 #include <unicode/uchar.h>
 
 #include <algorithm>
 #include <array>
 
-#include "base/error.h"
 #include "base/utf8.h"
+#include "text/compose.h"
 
 namespace atelier {
 namespace {
-
-constexpr size_t kMaxMarks = 256;
 
 enum class CharClass { space, letter, number, other };
 
@@ -24,35 +20,6 @@ CharClass class_of(char32_t c) {
   if (category & U_GC_L_MASK) return CharClass::letter;
   if (category & U_GC_N_MASK) return CharClass::number;
   return u_isUWhiteSpace(code) ? CharClass::space : CharClass::other;
-}
-
-/// Byte length of the longest beginning of `text` in which no more than kMaxMarks combining marks
-/// follow each other: composing sorts them, in quadratic time.
-size_t composable_length(std::string_view text) {
-  size_t marks = 0;
-  for (size_t at = 0; at < text.size();) {
-    const size_t begin = at;
-    const char32_t c = next_code_point(text, at);
-    marks = c >= 0x300 && u_getCombiningClass(static_cast<UChar32>(c)) != 0 ? marks + 1 : 0;
-    if (marks > kMaxMarks) return begin;
-  }
-  return text.size();
-}
-
-std::string compose(std::string_view text) {
-  UErrorCode status = U_ZERO_ERROR;
-  const icu::Normalizer2* nfc = icu::Normalizer2::getNFCInstance(status);
-  ATELIER_CHECK(U_SUCCESS(status));
-  std::string composed;
-  icu::StringByteSink<std::string> sink(&composed);
-  while (!text.empty()) {
-    const size_t length = composable_length(text);
-    const icu::StringPiece piece(text.substr(0, length));
-    nfc->normalizeUTF8(0, piece, sink, nullptr, status);
-    ATELIER_CHECK(U_SUCCESS(status));
-    text.remove_prefix(length);
-  }
-  return composed;
 }
 
 constexpr std::array<std::string_view, 7> kContractions = {"'s", "'t",  "'re", "'ve",
@@ -80,7 +47,7 @@ size_t run_end(std::string_view text, size_t at, CharClass kind) {
 }  // namespace
 
 std::string normalise(std::string_view text) {
-  const std::string composed = compose(text);
+  const std::string composed = compose(text, Composition::nfc);
   std::string lower;
   lower.reserve(composed.size());
   for (size_t at = 0; at < composed.size();) {
