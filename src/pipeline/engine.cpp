@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "base/error.h"
 #include "base/log.h"
 
 namespace atelier {
@@ -43,9 +44,35 @@ void log_strangers(const ModelParts& parts) {
                first);
 }
 
-ModelSamplingParams sampling_params(const ModelTraits& traits) {
-  return {.prediction = traits.output == OutputKind::v ? Prediction::v : Prediction::eps,
-          .table = traits.zero_terminal_snr ? SigmaTable::zero_terminal : SigmaTable::discrete};
+Prediction prediction(OutputKind output) {
+  switch (output) {
+    case OutputKind::eps:
+      return Prediction::eps;
+    case OutputKind::v:
+      return Prediction::v;
+    case OutputKind::flow:
+      return Prediction::flow;
+  }
+  ATELIER_CHECK(false);
+}
+
+SigmaTable table(NoiseLevels levels, bool zero_terminal) {
+  switch (levels) {
+    case NoiseLevels::scaled_linear:
+      return zero_terminal ? SigmaTable::zero_terminal : SigmaTable::discrete;
+    case NoiseLevels::flow:
+      return SigmaTable::flow;
+    case NoiseLevels::flux:
+      return SigmaTable::flux;
+  }
+  ATELIER_CHECK(false);
+}
+
+ModelSamplingParams sampling_params(const ModelDef& def, const ModelTraits& traits) {
+  return {.prediction = prediction(traits.output),
+          .table = table(def.noise_levels, traits.zero_terminal_snr),
+          .shift = def.noise_shift,
+          .multiplier = def.timestep_scale};
 }
 
 }  // namespace
@@ -69,7 +96,7 @@ Engine::Engine(const ModelFiles& files, Device device, const DtypeChoice& dtypes
   traits_ = unet_->get().traits();
   traits_.output = parts_.output.value_or(traits_.output);
   traits_.zero_terminal_snr = parts_.zero_terminal_snr.value_or(traits_.zero_terminal_snr);
-  sampling_ = std::make_unique<ModelSampling>(sampling_params(traits_));
+  sampling_ = std::make_unique<ModelSampling>(sampling_params(def, traits_));
 }
 
 void Engine::bind() {
