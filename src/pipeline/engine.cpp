@@ -3,7 +3,6 @@
 
 #include <algorithm>
 
-#include "base/error.h"
 #include "base/log.h"
 
 namespace atelier {
@@ -44,33 +43,14 @@ void log_strangers(const ModelParts& parts) {
                first);
 }
 
-Prediction prediction(OutputKind output) {
-  switch (output) {
-    case OutputKind::eps:
-      return Prediction::eps;
-    case OutputKind::v:
-      return Prediction::v;
-    case OutputKind::flow:
-      return Prediction::flow;
-  }
-  ATELIER_CHECK(false);
-}
-
-SigmaTable table(NoiseLevels levels, bool zero_terminal) {
-  switch (levels) {
-    case NoiseLevels::scaled_linear:
-      return zero_terminal ? SigmaTable::zero_terminal : SigmaTable::discrete;
-    case NoiseLevels::flow:
-      return SigmaTable::flow;
-    case NoiseLevels::flux:
-      return SigmaTable::flux;
-  }
-  ATELIER_CHECK(false);
-}
+// By OutputKind, and by NoiseLevels.
+constexpr Prediction kPredictions[] = {Prediction::eps, Prediction::v, Prediction::flow};
+constexpr SigmaTable kTables[] = {SigmaTable::discrete, SigmaTable::flow, SigmaTable::flux};
 
 ModelSamplingParams sampling_params(const ModelDef& def, const ModelTraits& traits) {
-  return {.prediction = prediction(traits.output),
-          .table = table(def.noise_levels, traits.zero_terminal_snr),
+  return {.prediction = kPredictions[static_cast<size_t>(traits.output)],
+          .table = traits.zero_terminal_snr ? SigmaTable::zero_terminal
+                                            : kTables[static_cast<size_t>(def.noise_levels)],
           .shift = def.noise_shift,
           .multiplier = def.timestep_scale};
 }
