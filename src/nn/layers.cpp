@@ -235,14 +235,14 @@ Tensor LayerNorm::operator()(const Tensor& x) const {
 }
 
 RmsNorm::RmsNorm(const Scope& w, int64_t channels, double eps, std::string_view leaf)
-    : weight_(w.weight(leaf, {channels}).as(fp32_form())), eps_(eps) {}
+    : weight_(w.weight(leaf, {channels}).as(fp32_form())), eps_(eps), dtype_(w.compute().dtype) {}
 
 Tensor RmsNorm::operator()(const Tensor& x) const {
   const Pin weight = weight_.pin();
-  if (cpu::takes(x)) return cpu::rms_norm(x, *weight, eps_);
+  if (cpu::takes(x) && cpu::compute_type(dtype_)) return cpu::rms_norm(x, *weight, eps_, dtype_);
   const Tensor wide = x.to(at::kFloat);
   const Tensor scale = at::rsqrt(wide.square().mean(-1, true).add_(eps_));
-  return (wide * scale).mul_(*weight).to(x.scalar_type()).contiguous();
+  return (wide * scale).mul_(*weight).to(dtype_).contiguous();
 }
 
 // ---- the rest

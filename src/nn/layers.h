@@ -159,12 +159,14 @@ class LayerNorm {
 class RmsNorm {
  public:
   RmsNorm(const Scope& w, int64_t channels, double eps, std::string_view leaf = "weight");
-  /// [..., C] with contiguous channels, any other strides -> same, contiguous
+  /// [..., C] of any float dtype, with contiguous channels and any other strides -> the same in the
+  /// compute dtype, contiguous
   Tensor operator()(const Tensor& x) const;
 
  private:
   Weight weight_;
   double eps_;
+  at::ScalarType dtype_;
 };
 
 class Embedding {

@@ -15,8 +15,8 @@ namespace {
 // Elements that are worth a thread's start.
 constexpr int64_t kGrain = 1 << 15;
 
-template <class T>
-void norm_row(const T* x, const float* weight, T* y, int64_t channels, float eps) {
+template <class In, class Out>
+void norm_row(const In* x, const float* weight, Out* y, int64_t channels, float eps) {
   constexpr int64_t kLanes = 16;  // partial sums, so that the compiler may keep them in registers
   float sums[kLanes] = {};
   int64_t i = 0;
@@ -30,7 +30,7 @@ void norm_row(const T* x, const float* weight, T* y, int64_t channels, float eps
   for (; i < channels; ++i) sum += static_cast<float>(x[i]) * static_cast<float>(x[i]);
   const float scale = 1 / std::sqrt(sum / static_cast<float>(channels) + eps);
   for (i = 0; i < channels; ++i)
-    y[i] = static_cast<T>(static_cast<float>(x[i]) * scale * weight[i]);
+    y[i] = static_cast<Out>(static_cast<float>(x[i]) * scale * weight[i]);
 }
 
 template <class T>
@@ -42,10 +42,10 @@ void rotate_row(T* x, const float* cosines, const float* sines, int64_t pairs) {
   }
 }
 
-// Calls `body` with a null pointer to the dtype of x.
+// Calls `body` with a null pointer to a dtype.
 template <class Body>
-void with_type(const Tensor& x, const Body& body) {
-  if (x.scalar_type() == at::kFloat)
+void with_type(at::ScalarType dtype, const Body& body) {
+  if (dtype == at::kFloat)
     body(static_cast<float*>(nullptr));
   else
     body(static_cast<c10::BFloat16*>(nullptr));
@@ -60,20 +60,21 @@ void for_rows(int64_t rows, int64_t width, const Body& body) {
 
 }  // namespace
 
-Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
+Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps, at::ScalarType dtype) {
   const int64_t channels = x.size(-1), inner = x.dim() > 1 ? x.size(-2) : 1;
   const Tensor rows = x.reshape({-1, inner, channels});
   ATELIER_CHECK(rows.stride(2) == 1 || channels == 1);
-  Tensor y = at::empty(x.sizes(), x.options());
+  Tensor y = at::empty(x.sizes(), x.options().dtype(dtype));
   const float* scale = weight.const_data_ptr<float>();
-  with_type(x, [&](auto* type) {
-    using T = std::remove_pointer_t<decltype(type)>;
-    const T* from = rows.const_data_ptr<T>();
-    T* to = y.mutable_data_ptr<T>();
-    const int64_t outer_stride = rows.stride(0), inner_stride = rows.stride(1);
-    for_rows(rows.size(0) * inner, channels, [&](int64_t row) {
-      norm_row(from + row / inner * outer_stride + row % inner * inner_stride, scale,
-               to + row * channels, channels, static_cast<float>(eps));
+  const int64_t outer_stride = rows.stride(0), inner_stride = rows.stride(1);
+  with_type(x.scalar_type(), [&]<class In>(In*) {
+    with_type(dtype, [&]<class Out>(Out*) {
+      const In* from = rows.const_data_ptr<In>();
+      Out* to = y.mutable_data_ptr<Out>();
+      for_rows(rows.size(0) * inner, channels, [&](int64_t row) {
+        norm_row(from + row / inner * outer_stride + row % inner * inner_stride, scale,
+                 to + row * channels, channels, static_cast<float>(eps));
+      });
     });
   });
   return y;
@@ -84,8 +85,7 @@ void rotate_pairs(Tensor& x, const Tensor& cosines, const Tensor& sines) {
   const int64_t length = x.size(1), heads = x.size(2), width = x.size(3), pairs = width / 2;
   const float* c = cosines.const_data_ptr<float>();
   const float* s = sines.const_data_ptr<float>();
-  with_type(x, [&](auto* type) {
-    using T = std::remove_pointer_t<decltype(type)>;
+  with_type(x.scalar_type(), [&]<class T>(T*) {
     T* data = x.mutable_data_ptr<T>();
     for_rows(x.size(0) * length, heads * width, [&](int64_t row) {
       const int64_t place = row % length * pairs;

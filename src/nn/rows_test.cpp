@@ -52,6 +52,7 @@ TEST_P(Rows, RmsNormOfRowsAndOfHeadsWithinRows) {
   const Tensor got = norm(cast(rows).narrow(2, 40, 80).unflatten(2, {2, 40}));
   expect_close(got, plain_rms_norm(heads, t("n.scale"), 1e-2));
   EXPECT_TRUE(got.is_contiguous());
+  expect_close(norm(x), plain_rms_norm(x, t("n.scale"), 1e-2));
 }
 
 TEST_P(Rows, ModulatedNormsAndGatedResiduals) {
