@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -48,10 +49,12 @@ inline std::shared_ptr<MemorySource> editable(const TensorSource& from) {
   return copy;
 }
 
-/// A tensor of a golden under the name and shape the diffusers layout has for it.
+/// A tensor of a golden under the name and shape the diffusers layout has for it: all of `from`, or
+/// runs of its rows, [first, count] each.
 struct Name {
   std::string to, from;
   Shape shape;
+  std::vector<std::array<int64_t, 2>> rows;
 };
 
 /// The golden folder's names.json.
@@ -62,15 +65,20 @@ inline std::vector<Name> names(const std::string& in) {
   const Json rows = parse_json(text.str(), "names.json");
   std::vector<Name> result;
   for (const auto& [name, row] : rows.items())
-    result.push_back({name, row["from"], row["shape"].get<Shape>()});
+    result.push_back({name, row["from"], row["shape"].get<Shape>(),
+                      row.value("rows", std::vector<std::array<int64_t, 2>>())});
   return result;
 }
 
 /// The same weights in the diffusers layout.
 inline std::shared_ptr<MemorySource> renamed(const TensorSource& from, const std::string& in) {
   auto result = std::make_shared<MemorySource>("renamed");
-  for (const Name& name : names(in))
-    result->put(name.to, tensor(from, name.from).reshape(name.shape));
+  for (const Name& name : names(in)) {
+    const at::Tensor whole = tensor(from, name.from);
+    std::vector<at::Tensor> runs;
+    for (const auto& [first, count] : name.rows) runs.push_back(whole.narrow(0, first, count));
+    result->put(name.to, (runs.empty() ? whole : at::cat(runs)).reshape(name.shape));
+  }
   return result;
 }
 

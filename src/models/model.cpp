@@ -37,6 +37,17 @@ void check(const DiffusionInput& in, const ModelTraits& traits) {
   if (traits.vector_width &&
       (!in.vector.defined() || in.vector.sizes() != at::IntArrayRef({batch, traits.vector_width})))
     refuse("vector", fmt::format("[{}, {}]", batch, traits.vector_width), sizes_of(in.vector));
+  if (traits.guidance != 0 && in.guidance.defined() &&
+      in.guidance.sizes() != at::IntArrayRef({batch}))
+    refuse("guidance", fmt::format("[{}]", batch), sizes_of(in.guidance));
+}
+
+// The scale each batch element is told, on the device of the time step; undefined for models that
+// are told none.
+at::Tensor guidance(const DiffusionInput& in, const ModelTraits& traits) {
+  if (traits.guidance == 0) return {};
+  if (in.guidance.defined()) return in.guidance.to(in.timestep.options());
+  return at::full_like(in.timestep, traits.guidance);
 }
 
 }  // namespace
@@ -57,6 +68,7 @@ at::Tensor DiffusionModel::forward(const DiffusionInput& input) const {
   in.x = in.x.contiguous(at::MemoryFormat::ChannelsLast);
   in.concat = at::Tensor();
   in.timestep = input.timestep.to(on.device.torch(), at::kFloat);
+  in.guidance = guidance(in, traits());
   in.vector = traits().vector_width ? cast(input.vector) : at::Tensor();
   return out.copy_(run(in));
 }

@@ -17,9 +17,10 @@ namespace atelier {
 /// One call of a denoiser. B pictures of C channels, H x W latent cells; T prompt tokens.
 struct DiffusionInput {
   at::Tensor x;  // [B, C, H, W], already scaled for the model
-  at::Tensor timestep;  // [B] in the model's unit (0 to 999 for SD), fp32
+  at::Tensor timestep;  // [B] in the model's unit (0 to 999 for SD, 0 to 1 for Flux), fp32
   nn::Context context;  // [B, T, D]; reuse it while the prompt stays, it remembers keys and values
   at::Tensor vector;  // [B, A] pooled prompt and sizes, for models that have `vector_width`
+  at::Tensor guidance;  // [B] for models that are told a scale; undefined: the model's own
   at::Tensor concat;  // [B, C', H, W] joined to x along the channels, for inpainting and editing
   /// Told the output of every block by its name in the model, as it is computed; for tests and for
   /// finding where numbers go wrong. May be empty.
@@ -27,7 +28,7 @@ struct DiffusionInput {
 };
 
 /// What the network's output means.
-enum class OutputKind : uint8_t { eps, v };
+enum class OutputKind : uint8_t { eps, v, flow };
 
 /// Sizes and kind of one model file, as read from its tensors.
 struct ModelTraits {
@@ -36,6 +37,7 @@ struct ModelTraits {
   int64_t vector_width = 0;  // 0: takes no vector
   OutputKind output = OutputKind::eps;
   bool zero_terminal_snr = false;
+  double guidance = 0;  // the scale it is told unless the input says another; 0: it takes none
   int64_t native_size = 512;  // pixels along a side of the pictures it was trained on
 };
 
@@ -73,11 +75,12 @@ struct TextPart {
   std::span<const std::string_view> prefixes;
 };
 
-/// Noise levels a family was trained on.
-enum class NoiseLevels : uint8_t { scaled_linear };
+/// Noise levels a family was trained on: 1000 of a diffusion process, or those of a straight path
+/// from noise (1) to picture (0) by one formula or another.
+enum class NoiseLevels : uint8_t { scaled_linear, flow, flux };
 
 /// What conditions the denoiser besides the prompt's tokens.
-enum class VectorKind : uint8_t { none, sdxl, sdxl_refiner };
+enum class VectorKind : uint8_t { none, sdxl, sdxl_refiner, pooled };
 
 /// Everything the engine must know about an architecture; one object per row of models.inc.
 struct ModelDef {
@@ -89,6 +92,8 @@ struct ModelDef {
   std::span<const TextPart> text;
   LatentFormat latent;
   NoiseLevels noise_levels = NoiseLevels::scaled_linear;
+  double noise_shift = 1;  // flow, flux: how far the levels lean towards noise
+  double timestep_scale = 1000;  // flow: time step = level * scale
   VectorKind vector = VectorKind::none;
   int clip_skip = -1;  // the text encoder's layer when the user names none
   bool clip_final_norm = true;  // the closing norm on that layer

@@ -8,42 +8,19 @@
 
 #include "base/error.h"
 #include "formats/merged_source.h"
-#include "models/golden_files.h"
+#include "models/denoiser_test.h"
 #include "models/model.h"
 
 namespace atelier {
 namespace {
+
+using namespace golden;
 
 struct Case {
   const char* folder;
   const char* family;
   int64_t channels = 4;
 };
-
-struct Net {
-  Residency residency;
-  std::unique_ptr<DiffusionModel> model;
-};
-
-std::unique_ptr<Net> load(const std::shared_ptr<const TensorSource>& source,
-                          at::ScalarType dtype = at::kFloat) {
-  auto net = std::make_unique<Net>();
-  const Detected found = detect_model(source);
-  BindReport report;
-  net->model = load_part(found.def->denoiser, source, found.denoiser, net->residency, report,
-                         {.device = {}, .dtype = dtype});
-  report.throw_if_bad(source->label());
-  return net;
-}
-
-DiffusionInput input(const TensorSource& expected) {
-  DiffusionInput in;
-  in.x = golden::tensor(expected, "x");
-  in.timestep = golden::tensor(expected, "timestep");
-  in.context = nn::Context(golden::tensor(expected, "context"));
-  if (expected.tensors().contains("vector")) in.vector = golden::tensor(expected, "vector");
-  return in;
-}
 
 class UNet : public ::testing::TestWithParam<Case> {
  protected:
@@ -127,13 +104,6 @@ INSTANTIATE_TEST_SUITE_P(Golden, UNet,
                                            Case{"unet_refiner", "sdxl_refiner"}),
                          [](const auto& test) { return std::string(test.param.folder); });
 
-std::shared_ptr<MemorySource> prefixed(const TensorSource& from, const std::string& prefix) {
-  auto checkpoint = std::make_shared<MemorySource>("model.safetensors");
-  for (const auto& [name, info] : from.tensors())
-    checkpoint->put(prefix + name, golden::tensor(from, name));
-  return checkpoint;
-}
-
 TEST(UNetFiles, AreFoundUnderEveryPrefix) {
   const auto weights = golden::source("unet_inpaint", "model");
   for (const std::string prefix : {"model.diffusion_model.", "unet.", "diffusion_model.", ""}) {
@@ -188,17 +158,6 @@ TEST(UNetFiles, OfAFolderAreTrainedAsItsSchedulerSays) {
   EXPECT_EQ(v.output, OutputKind::v);
   EXPECT_TRUE(v.zero_terminal_snr);
   EXPECT_THROW(traits(R"({"prediction_type": "sample"})"), Error);
-}
-
-std::string message(const std::function<void()>& run, ErrorCode code) {
-  try {
-    run();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), code);
-    return error.what();
-  }
-  ADD_FAILURE() << "nothing thrown";
-  return {};
 }
 
 TEST(UNetFiles, ThatLackHaveTooMuchOrMisfitAreToldWhole) {

@@ -180,6 +180,13 @@ bool append(KeyMap::Item& item, WeightPart part, const TensorInfo& info, const T
     if (!joins) return false;
     item.shape[0] += shape[0];
   }
+  if (take.halves_exchanged) {
+    if (part.transposed || part.rows % 2 != 0) return false;
+    WeightPart second = part;
+    second.rows = part.rows /= 2;
+    second.first_row += second.rows;
+    item.parts.push_back(std::move(second));
+  }
   item.parts.push_back(std::move(part));
   return true;
 }

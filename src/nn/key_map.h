@@ -15,10 +15,11 @@
 namespace atelier {
 
 /// What a rule takes of each of its sources: part `part` of `of` equal runs of rows, perhaps
-/// transposed.
+/// transposed, or with its second half of rows before its first.
 struct Take {
   int part = 0, of = 1;
   bool transposed = false;
+  bool halves_exchanged = false;
 };
 
 /// One row of a layout: a module or tensor of the model, and where a foreign file keeps it.

@@ -6,6 +6,7 @@
 #include "nn/cpu.h"
 #include "nn/forms.h"
 #include "nn/onednn.h"
+#include "nn/row_kernels.h"
 
 namespace atelier::nn {
 namespace {
@@ -237,9 +238,11 @@ RmsNorm::RmsNorm(const Scope& w, int64_t channels, double eps, std::string_view 
     : weight_(w.weight(leaf, {channels}).as(fp32_form())), eps_(eps), dtype_(w.compute().dtype) {}
 
 Tensor RmsNorm::operator()(const Tensor& x) const {
+  const Pin weight = weight_.pin();
+  if (cpu::takes(x) && cpu::compute_type(dtype_)) return cpu::rms_norm(x, *weight, eps_, dtype_);
   const Tensor wide = x.to(at::kFloat);
-  const Tensor mean = wide.square().mean(-1, true);
-  return wide.mul(mean.add_(eps_).rsqrt_()).mul_(*weight_.pin()).to(dtype_);
+  const Tensor scale = at::rsqrt(wide.square().mean(-1, true).add_(eps_));
+  return (wide * scale).mul_(*weight).to(dtype_).contiguous();
 }
 
 // ---- the rest
@@ -258,6 +261,24 @@ Tensor tokens(const Tensor& x) {
 
 Tensor picture(const Tensor& tokens, int64_t h, int64_t w) {
   return tokens.view({tokens.size(0), h, w, tokens.size(2)}).permute({0, 3, 1, 2});
+}
+
+Tensor patches(const Tensor& x, int64_t n) {
+  const int64_t down = (n - x.size(2) % n) % n, right = (n - x.size(3) % n) % n;
+  const Tensor even = down || right ? at::pad(x, {0, right, 0, down}, "circular") : x;
+  return even.unflatten(3, {-1, n})
+      .unflatten(2, {-1, n})  // [B, C, H/n, n, W/n, n]
+      .permute({0, 2, 4, 1, 3, 5})
+      .flatten(3)
+      .flatten(1, 2);
+}
+
+Tensor from_patches(const Tensor& tokens, int64_t rows, int64_t columns, int64_t n) {
+  return tokens.unflatten(2, {-1, n, n})
+      .unflatten(1, {rows, columns})  // [B, H/n, W/n, C, n, n]
+      .permute({0, 3, 1, 4, 2, 5})
+      .flatten(4)
+      .flatten(2, 3);
 }
 
 Tensor timestep_embedding(const Tensor& t, int64_t width, double max_period) {

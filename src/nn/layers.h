@@ -155,12 +155,12 @@ class LayerNorm {
   double eps_;
 };
 
-/// x / sqrt(mean(x^2) + eps) times a learned scale, over the last dimension; statistics in fp32.
+/// x / sqrt(mean(x^2) + eps) * weight, with statistics in fp32.
 class RmsNorm {
  public:
-  /// The scale [channels] is called `leaf` below `w`.
   RmsNorm(const Scope& w, int64_t channels, double eps, std::string_view leaf = "weight");
-  /// [..., channels] of any float dtype -> the same in the compute dtype
+  /// [..., C] of any float dtype, with contiguous channels and any other strides -> the same in the
+  /// compute dtype, contiguous
   Tensor operator()(const Tensor& x) const;
 
  private:
@@ -184,6 +184,12 @@ class Embedding {
 /// [B, C, H, W] -> [B, H*W, C] and back; both share memory with a channels-last x.
 Tensor tokens(const Tensor& x);
 Tensor picture(const Tensor& tokens, int64_t h, int64_t w);
+
+/// [B, C, H, W] -> [B, ceil(H/n) * ceil(W/n), C * n * n]: squares of n x n cells as tokens, each
+/// channel's cells together, by rows. Where n does not divide a side, it goes on with its start.
+Tensor patches(const Tensor& x, int64_t n);
+/// The way back: [B, rows * columns, C * n * n] -> [B, C, rows * n, columns * n].
+Tensor from_patches(const Tensor& tokens, int64_t rows, int64_t columns, int64_t n);
 
 /// Sinusoids of t [B]: [B, width] fp32, cosines first, periods from 2 pi to 2 pi * max_period.
 Tensor timestep_embedding(const Tensor& t, int64_t width, double max_period = 10000);

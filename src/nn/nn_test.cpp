@@ -82,6 +82,7 @@ constexpr KeyRule kRules[] = {
     {.canonical = "qkv", .sources = {"q", "k", "v"}},
     {.canonical = "one", .sources = {"fused"}, .take = {.part = 0, .of = 2}},
     {.canonical = "two", .sources = {"fused"}, .take = {.part = 1, .of = 2}},
+    {.canonical = "second_first", .sources = {"scale_shift"}, .take = {.halves_exchanged = true}},
     {.canonical = "projection", .sources = {"t.weight"}, .take = {.transposed = true}},
 };
 constexpr KeyLayout kForeign{.name = "foreign",
@@ -107,6 +108,8 @@ TEST_F(Names, SourcesAreJoinedSplitAndTransposed) {
   for (const char* name : {"q.weight", "k.weight", "v.weight"}) put(name, {2, 3});
   put("fused.weight", {4, 3});
   put("t.weight", {2, 5});
+  put("scale_shift.weight", {4, 3});
+  put("scale_shift.bias", {4});
   const Scope w = scope(kForeign);
   const auto get = [&](const char* module, const char* leaf, Shape shape) {
     return *(*module ? w / module : w).weight(leaf, shape).pin();
@@ -119,8 +122,18 @@ TEST_F(Names, SourcesAreJoinedSplitAndTransposed) {
   EXPECT_TRUE(
       at::equal(get("two", "weight", {2, 3}), source->tensor("fused.weight").narrow(0, 2, 2)));
   EXPECT_TRUE(at::equal(get("", "projection", {5, 2}), source->tensor("t.weight").t()));
+  EXPECT_TRUE(at::equal(get("second_first", "weight", {4, 3}),
+                        source->tensor("scale_shift.weight").roll(2, 0)));
+  EXPECT_TRUE(
+      at::equal(get("second_first", "bias", {4}), source->tensor("scale_shift.bias").roll(2, 0)));
   report.check_unused(w.keys(), {});
   EXPECT_TRUE(report.problems().empty());
+}
+
+TEST_F(Names, AnOddNumberOfRowsHasNoHalves) {
+  put("scale_shift.weight", {3, 3});
+  (scope(kForeign) / "second_first").weight("weight", {3, 3});
+  EXPECT_EQ(report.problems().size(), 1u);
 }
 
 TEST_F(Names, ALackingSourceIsTheOneReported) {

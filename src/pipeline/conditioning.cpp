@@ -110,6 +110,7 @@ EncodedPrompt encode_prompt(const ModelDef& def, std::span<const TextEncoder* co
 Conditioning condition(const ModelDef& def, const EncodedPrompt& prompt,
                        const PictureMeasures& measures) {
   if (def.vector == VectorKind::none) return {prompt.context, {}};
+  if (def.vector == VectorKind::pooled) return {prompt.context, prompt.pooled};
   const at::Tensor values = at::tensor(measures_of(def.vector, measures), at::kFloat);
   const at::Tensor sinusoids = nn::timestep_embedding(values, kSinusoids).view({1, -1});
   return {prompt.context, at::cat({prompt.pooled, sinusoids}, 1)};

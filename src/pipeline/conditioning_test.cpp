@@ -191,6 +191,14 @@ TEST_F(Conditions, TheRefinerIsToldAScoreInsteadOfATarget) {
   EXPECT_FALSE(condition(sd1(), prompt, {}).vector.defined());
 }
 
+TEST_F(Conditions, SomeModelsAreToldThePooledStateAlone) {
+  const EncodedPrompt prompt{
+      .context = at::zeros({1, 77, 8}), .pooled = at::ones({1, 5}), .warnings = {}};
+  ModelDef def = sd1();
+  def.vector = VectorKind::pooled;
+  EXPECT_TRUE(at::equal(condition(def, prompt, {}).vector, prompt.pooled));
+}
+
 /// A folder of embedding files that goes away with the test.
 struct Embeddings : Conditions {
   std::filesystem::path folder =

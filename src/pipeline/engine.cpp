@@ -43,9 +43,16 @@ void log_strangers(const ModelParts& parts) {
                first);
 }
 
-ModelSamplingParams sampling_params(const ModelTraits& traits) {
-  return {.prediction = traits.output == OutputKind::v ? Prediction::v : Prediction::eps,
-          .table = traits.zero_terminal_snr ? SigmaTable::zero_terminal : SigmaTable::discrete};
+// By OutputKind, and by NoiseLevels.
+constexpr Prediction kPredictions[] = {Prediction::eps, Prediction::v, Prediction::flow};
+constexpr SigmaTable kTables[] = {SigmaTable::discrete, SigmaTable::flow, SigmaTable::flux};
+
+ModelSamplingParams sampling_params(const ModelDef& def, const ModelTraits& traits) {
+  return {.prediction = kPredictions[static_cast<size_t>(traits.output)],
+          .table = traits.zero_terminal_snr ? SigmaTable::zero_terminal
+                                            : kTables[static_cast<size_t>(def.noise_levels)],
+          .shift = def.noise_shift,
+          .multiplier = def.timestep_scale};
 }
 
 }  // namespace
@@ -69,7 +76,7 @@ Engine::Engine(const ModelFiles& files, Device device, const DtypeChoice& dtypes
   traits_ = unet_->get().traits();
   traits_.output = parts_.output.value_or(traits_.output);
   traits_.zero_terminal_snr = parts_.zero_terminal_snr.value_or(traits_.zero_terminal_snr);
-  sampling_ = std::make_unique<ModelSampling>(sampling_params(traits_));
+  sampling_ = std::make_unique<ModelSampling>(sampling_params(def, traits_));
 }
 
 void Engine::bind() {

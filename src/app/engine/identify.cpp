@@ -16,23 +16,26 @@ std::string where(const FoundPart& part) {
              : fmt::format("{} names under '{}'", part.place.layout->name, part.place.prefix);
 }
 
+// What a model predicts, by OutputKind.
+constexpr std::string_view kPredicts[] = {"noise", "velocity", "flow"};
+
 Json describe(const ModelParts& parts) {
   const ModelDef& def = *parts.def;
   Component<DiffusionModel> denoiser(def.denoiser, parts.denoiser, {});
   const ModelTraits& traits = denoiser.get().traits();
-  const bool velocity = parts.output.value_or(traits.output) == OutputKind::v;
+  const OutputKind output = parts.output.value_or(traits.output);
   const bool zero = parts.zero_terminal_snr.value_or(traits.zero_terminal_snr);
   const bool repaints = traits.in_channels == 2 * def.latent.channels + 1;
   Json names = {{std::string(def.denoiser.name),
                  fmt::format("{} input channels, predicts {}{}, {}", traits.in_channels,
-                             velocity ? "velocity" : "noise", zero ? " from zero terminal SNR" : "",
-                             where(parts.denoiser))}};
+                             kPredicts[static_cast<size_t>(output)],
+                             zero ? " from zero terminal SNR" : "", where(parts.denoiser))}};
   for (size_t i = 0; i < parts.text.size(); ++i)
     names[fmt::format("text {}", def.text[i].encoder->name)] =
         parts.text[i] ? where(*parts.text[i]) : "missing";
   names["vae"] = parts.vae ? where(*parts.vae) : "missing";
   return {{"family", def.name},
-          {"name", fmt::format("{}{}{}", def.title, velocity ? ", v-prediction" : "",
+          {"name", fmt::format("{}{}{}", def.title, output == OutputKind::v ? ", v-prediction" : "",
                                repaints ? ", inpainting" : "")},
           {"size",
            {parts.width.value_or(traits.native_size), parts.height.value_or(traits.native_size)}},
