@@ -90,26 +90,40 @@ constexpr at::ScalarType kFillDtypes[] = {at::kBFloat16, at::kFloat};
 constexpr std::string_view kIgnore[] = {"text_encoders.clip_l.logit_scale",
                                         "text_encoders.t5xxl.logit_scale"};
 
+// Pieces of both layouts' names: embeddings and the last layer stay floats.
+constexpr QuantRule kQuantisation[] = {
+    {"txt_in.", QuantRole::keep},           {"img_in.", QuantRole::keep},
+    {"time_in.", QuantRole::keep},          {"vector_in.", QuantRole::keep},
+    {"guidance_in.", QuantRole::keep},      {"final_layer.", QuantRole::keep},
+    {"context_embedder.", QuantRole::keep}, {"x_embedder.", QuantRole::keep},
+    {"time_text_embed.", QuantRole::keep},  {"norm_out.", QuantRole::keep},
+    {"attn.qkv.", QuantRole::fused},        {"to_v.", QuantRole::value},
+    {"add_v_proj.", QuantRole::value},      {"img_mlp.2.", QuantRole::down},
+    {"txt_mlp.2.", QuantRole::down},        {"ff.net.2.", QuantRole::down},
+    {"ff_context.net.2.", QuantRole::down},
+};
+
 }  // namespace
 
 extern const ModelDef flux_dev_model, flux_schnell_model, flux_control_model, flux_fill_model;
 
-const ModelDef flux_dev_model{.name = "flux_dev",
-                              .title = "FLUX.1 dev",
-                              .denoiser = {"transformer", kLayouts, {}, fits_dev, make_flux},
-                              .prefixes = kPrefixes,
-                              .vae_prefixes = kVae,
-                              .text = kText,
-                              .latent = kLatent,
-                              .noise_levels = NoiseLevels::flux,
-                              .noise_shift = 1.15,
-                              .vector = VectorKind::pooled,
-                              .dtypes = kDtypes,
-                              .ignore = kIgnore};
+const ModelDef flux_dev_model{
+    .name = "flux_dev",
+    .title = "FLUX.1 dev",
+    .denoiser = {"transformer", kLayouts, {}, fits_dev, make_flux, kQuantisation},
+    .prefixes = kPrefixes,
+    .vae_prefixes = kVae,
+    .text = kText,
+    .latent = kLatent,
+    .noise_levels = NoiseLevels::flux,
+    .noise_shift = 1.15,
+    .vector = VectorKind::pooled,
+    .dtypes = kDtypes,
+    .ignore = kIgnore};
 const ModelDef flux_schnell_model{
     .name = "flux_schnell",
     .title = "FLUX.1 schnell",
-    .denoiser = {"transformer", kLayouts, {}, fits_schnell, make_flux},
+    .denoiser = {"transformer", kLayouts, {}, fits_schnell, make_flux, kQuantisation},
     .prefixes = kPrefixes,
     .vae_prefixes = kVae,
     .text = kText,
@@ -122,7 +136,7 @@ const ModelDef flux_schnell_model{
 const ModelDef flux_control_model{
     .name = "flux_control",
     .title = "FLUX.1 Canny or Depth",
-    .denoiser = {"transformer", kLayouts, {}, fits_control, make_flux},
+    .denoiser = {"transformer", kLayouts, {}, fits_control, make_flux, kQuantisation},
     .prefixes = kPrefixes,
     .vae_prefixes = kVae,
     .text = kText,
@@ -132,17 +146,18 @@ const ModelDef flux_control_model{
     .vector = VectorKind::pooled,
     .dtypes = kDtypes,
     .ignore = kIgnore};
-const ModelDef flux_fill_model{.name = "flux_fill",
-                               .title = "FLUX.1 Fill",
-                               .denoiser = {"transformer", kLayouts, {}, fits_fill, make_flux},
-                               .prefixes = kPrefixes,
-                               .vae_prefixes = kVae,
-                               .text = kText,
-                               .latent = kLatent,
-                               .noise_levels = NoiseLevels::flux,
-                               .noise_shift = 1.15,
-                               .vector = VectorKind::pooled,
-                               .dtypes = kFillDtypes,
-                               .ignore = kIgnore};
+const ModelDef flux_fill_model{
+    .name = "flux_fill",
+    .title = "FLUX.1 Fill",
+    .denoiser = {"transformer", kLayouts, {}, fits_fill, make_flux, kQuantisation},
+    .prefixes = kPrefixes,
+    .vae_prefixes = kVae,
+    .text = kText,
+    .latent = kLatent,
+    .noise_levels = NoiseLevels::flux,
+    .noise_shift = 1.15,
+    .vector = VectorKind::pooled,
+    .dtypes = kFillDtypes,
+    .ignore = kIgnore};
 
 }  // namespace atelier

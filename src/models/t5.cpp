@@ -208,6 +208,18 @@ bool fits_t5(const Scope& w) {
   return (blocks / "0").has("layer.1.DenseReluDense.wi_0.weight") && !(blocks / "1").has(kBias);
 }
 
+// Of both layouts' names.
+constexpr QuantRule kQuantisation[] = {
+    {"relative_attention_bias", QuantRole::keep},
+    {"attn_rel_b", QuantRole::keep},
+    {"norm", QuantRole::keep},
+    {"SelfAttention.v.", QuantRole::value},
+    {"attn_v.", QuantRole::value},
+    {"DenseReluDense.wo.", QuantRole::down},
+    {"ffn_down.", QuantRole::down},
+    {"", QuantRole::plain},
+};
+
 }  // namespace
 
 const PartDef<TextEncoder> t5xxl_encoder{
@@ -218,6 +230,7 @@ const PartDef<TextEncoder> t5xxl_encoder{
     .build = [](const Scope& w) -> std::unique_ptr<TextEncoder> {
       return std::make_unique<T5Encoder>(config_of(w), w);
     },
+    .quantisation = kQuantisation,
 };
 
 }  // namespace atelier
