@@ -23,7 +23,7 @@ concept HasSigns = requires(const uint8_t* b) { Block::signs8(b, 0); };
 template <class Block>
 concept InWords = requires(const uint8_t* b) { Block::codes8(b, 0); };
 template <class Block>
-concept LooksUp = requires { Block::kLookup; };
+concept LooksUp = requires { Block::lookup(); };
 
 /// The eight elements of the block `b` from `first`, a multiple of eight, on: one thread's share of
 /// a GPU kernel, and what the processors' vectors are compared with. Any NaN becomes 0x7fc00000.
@@ -44,10 +44,7 @@ ATELIER_HOST_DEVICE inline void decode_octet(const uint8_t* b, int first, float*
     } else {
       code = Block::code(b, first / Block::kRun, first % Block::kRun + j);
     }
-    if constexpr (LooksUp<Block>) {
-      constexpr uint64_t kLow = Block::kLookup.low, kHigh = Block::kLookup.high;  // as constants
-      code = Lookup16{kLow, kHigh}[code];
-    }
+    if constexpr (LooksUp<Block>) code = Block::lookup()[code];
     float value = scale * static_cast<float>(code);
     if constexpr (Block::kOffsets) value += offset;
     values[j] = value != value ? float_from_bits(0x7fc00000u) : value;

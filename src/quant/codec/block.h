@@ -1,13 +1,13 @@
 // What a block encoding is made of. A block is a struct of static members:
 //   kEncoding, kElements, kBytes
-//   kGroup     elements that share a scale
-//   kRun       elements whose codes one formula gives, so that a loop over them vectorises
-//   kOffsets   whether offset(b, group) is added
-//   scale(b, group), offset(b, group)   fp32
-//   code(b, run, j)                     the code of element run * kRun + j, an int8; or
-//   codes8(b, run)                      with kRun = 8, the codes of a run as the bytes of a word;
-//   or magnitudes8(b, run), signs8(b, run) the same apart, sign i in bit i: 1 to 127 each kLookup
-//   optional: code() gives 0 to 15, and these are the numbers meant
+//   kGroup: elements that share a scale
+//   kRun: elements whose codes one formula gives, so that a loop over them vectorises
+//   kOffsets: whether offset(b, group) is added
+//   scale(b, group), offset(b, group): fp32
+//   code(b, run, j): the code of element run * kRun + j, an int8
+//   or codes8(b, run): with kRun = 8, the codes of a run as the bytes of a word
+//   or magnitudes8(b, run), signs8(b, run): the same apart, 1 to 127 each, sign i in bit i
+//   lookup(): optional; code() gives 0 to 15 then, and these are the numbers meant
 // An element is scale * code + offset in fp32, where only the sum may round for the types with
 // offsets and only the product for those without: so contraction to one instruction changes
 // nothing, and every processor gives the same bits. Layouts: ggml-common.h of ggml.

@@ -6,15 +6,19 @@
 namespace atelier {
 
 /// -127 -104 -83 -65 -49 -35 -22 -10 1 13 25 38 53 69 89 113
-inline constexpr Lookup16 kNonLinear4{0xf6eaddcfbfad9881, 0x7159453526190d01};
+ATELIER_HOST_DEVICE constexpr Lookup16 non_linear4() {
+  return {0xf6eaddcfbfad9881, 0x7159453526190d01};
+}
 /// Twice the numbers of E2M1: 0 1 2 3 4 6 8 12, then the same negative.
-inline constexpr Lookup16 kE2M1{0x0c08060403020100, 0xf4f8fafcfdfeff00};
+ATELIER_HOST_DEVICE constexpr Lookup16 twice_e2m1() {
+  return {0x0c08060403020100, 0xf4f8fafcfdfeff00};
+}
 
 struct BlockIQ4_NL {
   static constexpr Encoding kEncoding = Encoding::iq4_nl;
   static constexpr int kElements = 32, kBytes = 18, kGroup = 32, kRun = 16;
   static constexpr bool kOffsets = false;
-  static constexpr Lookup16 kLookup = kNonLinear4;
+  ATELIER_HOST_DEVICE static constexpr Lookup16 lookup() { return non_linear4(); }
   ATELIER_HOST_DEVICE static float scale(const uint8_t* b, int) { return load_half(b); }
   ATELIER_HOST_DEVICE static float offset(const uint8_t*, int) { return 0; }
   ATELIER_HOST_DEVICE static int code(const uint8_t* b, int run, int j) {
@@ -27,7 +31,7 @@ struct BlockIQ4_XS {
   static constexpr Encoding kEncoding = Encoding::iq4_xs;
   static constexpr int kElements = 256, kBytes = 136, kGroup = 32, kRun = 16;
   static constexpr bool kOffsets = false;
-  static constexpr Lookup16 kLookup = kNonLinear4;
+  ATELIER_HOST_DEVICE static constexpr Lookup16 lookup() { return non_linear4(); }
   ATELIER_HOST_DEVICE static float scale(const uint8_t* b, int group) {
     const int low = b[4 + group / 2] >> (4 * (group % 2)) & 15;
     const int high = load16(b + 2) >> (2 * group) & 3;
@@ -44,7 +48,7 @@ struct BlockMXFP4 {
   static constexpr Encoding kEncoding = Encoding::mxfp4;
   static constexpr int kElements = 32, kBytes = 17, kGroup = 32, kRun = 16;
   static constexpr bool kOffsets = false;
-  static constexpr Lookup16 kLookup = kE2M1;
+  ATELIER_HOST_DEVICE static constexpr Lookup16 lookup() { return twice_e2m1(); }
   ATELIER_HOST_DEVICE static float scale(const uint8_t* b, int) {
     const uint32_t e = b[0];
     return float_from_bits(e < 2 ? 0x00200000u << e : (e - 1) << 23);
@@ -60,7 +64,7 @@ struct BlockNVFP4 {
   static constexpr Encoding kEncoding = Encoding::nvfp4;
   static constexpr int kElements = 64, kBytes = 36, kGroup = 16, kRun = 8;
   static constexpr bool kOffsets = false;
-  static constexpr Lookup16 kLookup = kE2M1;
+  ATELIER_HOST_DEVICE static constexpr Lookup16 lookup() { return twice_e2m1(); }
   ATELIER_HOST_DEVICE static float scale(const uint8_t* b, int group) {
     // As fp16 with the same bits, E4M3 is 2^-8 of what it means.
     const float halved = half_to_float(static_cast<uint16_t>((b[group] & 0x7f) << 7)) * 128;
