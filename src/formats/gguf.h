@@ -12,6 +12,7 @@
 #include <variant>
 #include <vector>
 
+#include "formats/gguf_value.h"
 #include "formats/safetensors.h"
 
 namespace atelier {
@@ -28,9 +29,8 @@ bool is_gguf(std::span<const std::byte> file);
 /// Format: ggml-org/ggml, docs/gguf.md.
 FileContents read_gguf(std::span<const std::byte> file);
 
-/// Metadata to be written, by key.
-using GgufEntry = std::variant<std::string, uint32_t, uint64_t, int64_t, double, bool,
-                               std::vector<int32_t>, std::vector<float>, std::vector<std::string>>;
+/// Metadata to be written, by key. A GgufValue is written as the file it views has it.
+using GgufEntry = std::variant<std::string, uint32_t, std::vector<int32_t>, GgufValue>;
 using GgufEntries = std::map<std::string, GgufEntry, std::less<>>;
 
 /// The most dimensions ggml gives a tensor, and the longest name it reads.
@@ -44,9 +44,10 @@ std::optional<Shape> gguf_shape(const Shape& shape, Encoding encoding);
 
 /// Writes a GGUF file, version 3, that appears under `path` only when whole. Tensors whose shape
 /// GGUF cannot hold are folded as by `gguf_shape`, their shapes kept under
-/// `comfy.gguf.orig_shape.<tensor>`. `bytes_of` as in write_safetensors, called in the order of
-/// `specs`. Throws `invalid_argument` (duplicate or too long name, an encoding GGUF lacks, a shape
-/// of no whole blocks, a wrong number of bytes, text that is no UTF-8) or `write_failed`.
+/// `comfy.gguf.orig_shape.<tensor>`, whose extents fit 31 bits. `bytes_of` as in write_safetensors,
+/// called in the order of `specs`. Throws `invalid_argument` (duplicate or too long name, an
+/// encoding GGUF lacks, a shape of no whole blocks, a wrong number of bytes, text that is no UTF-8)
+/// or `write_failed`.
 void write_gguf(const std::filesystem::path& path, std::span<const TensorSpec> specs,
                 const std::function<std::span<const std::byte>(size_t)>& bytes_of,
                 GgufEntries metadata = {});

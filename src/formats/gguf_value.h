@@ -37,6 +37,8 @@ class GgufValue {
   GgufValue(GgufType type, std::span<const std::byte> bytes) : type_(type), bytes_(bytes) {}
 
   GgufType type() const { return type_; }
+  /// As the file has it; of an array with its element type and count.
+  std::span<const std::byte> bytes() const { return bytes_; }
   std::optional<int64_t> integer() const;
   /// Any integer or floating-point value.
   std::optional<double> number() const;

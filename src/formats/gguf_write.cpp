@@ -1,6 +1,8 @@
 // Writes GGUF: metadata, tensor infos, then the tensors, each aligned to 32 bytes.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <set>
 
 #include "base/error.h"
@@ -29,17 +31,15 @@ class Head {
  public:
   template <class T>
   void number(T value) {
-    const auto bytes = std::as_bytes(std::span(&value, 1));
-    bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
+    raw(std::as_bytes(std::span(&value, 1)));
   }
-  void raw(std::string_view text) {
-    const auto bytes = std::as_bytes(std::span(text));
+  void raw(std::span<const std::byte> bytes) {
     bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
   }
   void text(std::string_view text) {
-    if (!is_utf8(text)) refuse("metadata " + in_quotes(text), "UTF-8", "other bytes");
+    if (!is_utf8(text)) refuse("text " + in_quotes(text), "UTF-8", "other bytes");
     number<uint64_t>(text.size());
-    raw(text);
+    raw(std::as_bytes(std::span(text)));
   }
   void type(GgufType type) { number(static_cast<uint32_t>(type)); }
   void pad() { bytes_.resize(aligned(bytes_.size())); }
@@ -56,33 +56,19 @@ struct ValueWriter {
     head.type(GgufType::text);
     head.text(text);
   }
-  void operator()(uint32_t number) const { plain(GgufType::u32, number); }
-  void operator()(uint64_t number) const { plain(GgufType::u64, number); }
-  void operator()(int64_t number) const { plain(GgufType::i64, number); }
-  void operator()(double number) const { plain(GgufType::f64, number); }
-  void operator()(bool truth) const { plain(GgufType::boolean, static_cast<uint8_t>(truth)); }
-  void operator()(const std::vector<int32_t>& numbers) const { array(GgufType::i32, numbers); }
-  void operator()(const std::vector<float>& numbers) const { array(GgufType::f32, numbers); }
-  void operator()(const std::vector<std::string>& texts) const {
-    begin_array(GgufType::text, texts.size());
-    for (const std::string& text : texts) head.text(text);
+  void operator()(uint32_t number) const {
+    head.type(GgufType::u32);
+    head.number(number);
   }
-
- private:
-  template <class T>
-  void plain(GgufType type, T value) const {
-    head.type(type);
-    head.number(value);
-  }
-  void begin_array(GgufType type, uint64_t count) const {
+  void operator()(const std::vector<int32_t>& numbers) const {
     head.type(GgufType::array);
-    head.type(type);
-    head.number(count);
+    head.type(GgufType::i32);
+    head.number<uint64_t>(numbers.size());
+    for (const int32_t number : numbers) head.number(number);
   }
-  template <class T>
-  void array(GgufType type, const std::vector<T>& numbers) const {
-    begin_array(type, numbers.size());
-    for (const T value : numbers) head.number(value);
+  void operator()(const GgufValue& value) const {
+    head.type(value.type());
+    head.raw(value.bytes());
   }
 };
 
@@ -105,6 +91,8 @@ Place place_of(const TensorSpec& spec) {
     refuse(subject,
            fmt::format("rows of whole blocks of {} {} elements", info.block_elements, info.name),
            to_string(spec.shape));
+  if (std::ranges::any_of(spec.shape, [](int64_t extent) { return extent > INT32_MAX; }))
+    refuse(subject, "extents of at most 31 bits", to_string(spec.shape));
   try {
     return {*shape, encoded_size(*shape, spec.encoding, subject)};
   } catch (const Error& error) {
@@ -152,7 +140,7 @@ void write_gguf(const std::filesystem::path& path, std::span<const TensorSpec> s
                 GgufEntries metadata) {
   const std::vector<Place> places = place_all(specs, metadata);
   Head head;
-  head.raw("GGUF");
+  head.raw(std::as_bytes(std::span("GGUF", 4)));
   head.number<uint32_t>(3);
   head.number<uint64_t>(specs.size());
   head.number<uint64_t>(metadata.size());

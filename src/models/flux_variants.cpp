@@ -103,61 +103,45 @@ constexpr QuantRule kQuantisation[] = {
     {"ff_context.net.2.", QuantRole::down},
 };
 
+// What all variants share.
+constexpr ModelDef variant(std::string_view name, std::string_view title,
+                           bool (*fits)(const Scope&)) {
+  return {.name = name,
+          .title = title,
+          .denoiser = {"transformer", kLayouts, {}, fits, make_flux, kQuantisation},
+          .prefixes = kPrefixes,
+          .vae_prefixes = kVae,
+          .text = kText,
+          .latent = kLatent,
+          .noise_levels = NoiseLevels::flux,
+          .noise_shift = 1.15,
+          .vector = VectorKind::pooled,
+          .dtypes = kDtypes,
+          .ignore = kIgnore};
+}
+
+constexpr ModelDef schnell() {
+  ModelDef def = variant("flux_schnell", "FLUX.1 schnell", fits_schnell);
+  def.noise_levels = NoiseLevels::flow;
+  def.noise_shift = 1;
+  def.timestep_scale = 1;
+  return def;
+}
+
+constexpr ModelDef fill() {
+  ModelDef def = variant("flux_fill", "FLUX.1 Fill", fits_fill);
+  def.dtypes = kFillDtypes;
+  return def;
+}
+
 }  // namespace
 
 extern const ModelDef flux_dev_model, flux_schnell_model, flux_control_model, flux_fill_model;
 
-const ModelDef flux_dev_model{
-    .name = "flux_dev",
-    .title = "FLUX.1 dev",
-    .denoiser = {"transformer", kLayouts, {}, fits_dev, make_flux, kQuantisation},
-    .prefixes = kPrefixes,
-    .vae_prefixes = kVae,
-    .text = kText,
-    .latent = kLatent,
-    .noise_levels = NoiseLevels::flux,
-    .noise_shift = 1.15,
-    .vector = VectorKind::pooled,
-    .dtypes = kDtypes,
-    .ignore = kIgnore};
-const ModelDef flux_schnell_model{
-    .name = "flux_schnell",
-    .title = "FLUX.1 schnell",
-    .denoiser = {"transformer", kLayouts, {}, fits_schnell, make_flux, kQuantisation},
-    .prefixes = kPrefixes,
-    .vae_prefixes = kVae,
-    .text = kText,
-    .latent = kLatent,
-    .noise_levels = NoiseLevels::flow,
-    .timestep_scale = 1,
-    .vector = VectorKind::pooled,
-    .dtypes = kDtypes,
-    .ignore = kIgnore};
-const ModelDef flux_control_model{
-    .name = "flux_control",
-    .title = "FLUX.1 Canny or Depth",
-    .denoiser = {"transformer", kLayouts, {}, fits_control, make_flux, kQuantisation},
-    .prefixes = kPrefixes,
-    .vae_prefixes = kVae,
-    .text = kText,
-    .latent = kLatent,
-    .noise_levels = NoiseLevels::flux,
-    .noise_shift = 1.15,
-    .vector = VectorKind::pooled,
-    .dtypes = kDtypes,
-    .ignore = kIgnore};
-const ModelDef flux_fill_model{
-    .name = "flux_fill",
-    .title = "FLUX.1 Fill",
-    .denoiser = {"transformer", kLayouts, {}, fits_fill, make_flux, kQuantisation},
-    .prefixes = kPrefixes,
-    .vae_prefixes = kVae,
-    .text = kText,
-    .latent = kLatent,
-    .noise_levels = NoiseLevels::flux,
-    .noise_shift = 1.15,
-    .vector = VectorKind::pooled,
-    .dtypes = kFillDtypes,
-    .ignore = kIgnore};
+constinit const ModelDef flux_dev_model = variant("flux_dev", "FLUX.1 dev", fits_dev);
+constinit const ModelDef flux_schnell_model = schnell();
+constinit const ModelDef flux_control_model =
+    variant("flux_control", "FLUX.1 Canny or Depth", fits_control);
+constinit const ModelDef flux_fill_model = fill();
 
 }  // namespace atelier

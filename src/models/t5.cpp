@@ -210,14 +210,9 @@ bool fits_t5(const Scope& w) {
 
 // Of both layouts' names.
 constexpr QuantRule kQuantisation[] = {
-    {"relative_attention_bias", QuantRole::keep},
-    {"attn_rel_b", QuantRole::keep},
-    {"norm", QuantRole::keep},
-    {"SelfAttention.v.", QuantRole::value},
-    {"attn_v.", QuantRole::value},
-    {"DenseReluDense.wo.", QuantRole::down},
-    {"ffn_down.", QuantRole::down},
-    {"", QuantRole::plain},
+    {"relative_attention_bias", QuantRole::keep}, {"attn_rel_b", QuantRole::keep},
+    {"SelfAttention.v.", QuantRole::value},       {"attn_v.", QuantRole::value},
+    {"DenseReluDense.wo.", QuantRole::down},      {"ffn_down.", QuantRole::down},
 };
 
 }  // namespace

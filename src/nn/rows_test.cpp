@@ -55,6 +55,14 @@ TEST_P(Rows, RmsNormOfRowsAndOfHeadsWithinRows) {
   expect_close(norm(x), plain_rms_norm(x, t("n.scale"), 1e-2));
 }
 
+TEST_P(Rows, RmsNormKeepsItsSumsInFp32) {
+  put("n.scale", {40});
+  const RmsNorm norm(w() / "n", 40, 1e-6, "scale");
+  const Tensor x = at::randn({2, 7, 40});
+  expect_close(norm(x * 1e6), plain_rms_norm(x * 1e6, t("n.scale"), 1e-6));  // squares beyond fp16
+  expect_close(norm(x.select(1, 3)), plain_rms_norm(x.select(1, 3), t("n.scale"), 1e-6));
+}
+
 TEST_P(Rows, ModulatedNormsAndGatedResiduals) {
   const Tensor x = at::randn({2, 5, 48}), y = at::randn({2, 5, 48});
   const Tensor both = at::randn({2, 96});

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/nearest.h"
 #include "device/torch_parallel.h"
+#include "formats/checkpoint.h"
 #include "formats/gguf.h"
 #include "formats/safetensors.h"
 #include "quant/codec/codec.h"
@@ -53,7 +54,7 @@ constexpr QuantType kTypes[] = {
     row("fp8_e5m2", "E5M2, safetensors only", E::f8_e5m2, 0),
 };
 
-/// What takes the place of an encoding whose blocks are longer than the rows, finest need first.
+/// What takes the place of an encoding whose blocks do not fill the rows.
 struct Fallback {
   E from, to;
 };
@@ -122,32 +123,27 @@ E target(const QuantPart& part, const QuantType& type, const std::string& name,
   return suited(info.shape, of_role(type, role));
 }
 
-/// The largest magnitude an encoding holds.
-float limit_of(E encoding) {
-  switch (encoding) {
-    case E::f32:
-    case E::bf16:
-    case E::f64:
-      return 3.4028234e38F;
-    case E::f8_e4m3:
-      return 448;
-    case E::f8_e5m2:
-      return 57344;
-    default:
-      return 65504;
-  }
+/// The largest magnitude an encoding holds; whatever fp32 does, if that is all there is to say.
+std::optional<float> limit_of(E encoding) {
+  if (encoding == E::f8_e4m3) return 448.F;
+  if (encoding == E::f8_e5m2) return 57344.F;
+  const bool wide = encoding == E::f32 || encoding == E::bf16;
+  return wide ? std::nullopt : std::optional(65504.F);
 }
 
+/// Throws for a number that `encoding` cannot stand for. NaN and infinity are none of them in a
+/// float of 16 bits or more.
 void check(std::span<const float> values, E encoding, const std::string& name) {
-  const float limit = limit_of(encoding);
+  const std::optional<float> limit = limit_of(encoding);
+  if (!limit) return;
   for (const float value : values) {
-    if (std::fabs(value) <= limit) continue;
+    if (std::fabs(value) <= *limit || (encoding == E::f16 && !std::isfinite(value))) continue;
     throw Error(ErrorCode::malformed,
                 {.subject = fmt::format("tensor '{}'", name),
-                 .expected = fmt::format("numbers of at most {:g} in magnitude, as {} holds", limit,
-                                         encoding_info(encoding).name),
+                 .expected = fmt::format("numbers of at most {:g} in magnitude, as {} holds",
+                                         *limit, encoding_info(encoding).name),
                  .found = fmt::format("{}", value),
-                 .hint = std::isfinite(value) ? "Write BF16 or F32 instead" : ""});
+                 .hint = "Write BF16 or F32 instead"});
   }
 }
 
@@ -172,10 +168,6 @@ class Rewriter {
         elements_(TensorInfo{.shape = tensor.shape}.elements()) {
     const auto folded = gguf_shape(tensor.shape, tensor.to);
     row_ = folded ? folded->back() : elements_;
-    if (job.importance == nullptr) return;
-    const auto found = job.importance->find(tensor.name);
-    if (found != job.importance->end() && static_cast<int64_t>(found->second.size()) == row_)
-      importance_ = found->second;
   }
 
   /// Fills `out` and says how far it is from the source.
@@ -217,7 +209,7 @@ class Rewriter {
            std::as_writable_bytes(std::span(values)), serial, tensor_.name);
     check(values, tensor_.to, tensor_.name);
     const auto to = part(tensor_.to, std::span(out));
-    encode(values, row_, tensor_.to, importance_, to, serial);
+    encode(values, row_, tensor_.to, {}, to, serial);
     decode(to, tensor_.to, Number::f32, std::as_writable_bytes(std::span(again)), serial,
            tensor_.name);
     return compare(values, again);
@@ -226,17 +218,40 @@ class Rewriter {
   const TensorPlan& tensor_;
   std::span<const std::byte> from_;
   int64_t elements_ = 0, row_ = 0;
-  std::span<const float> importance_;
 };
 
+/// The source's metadata, typed where it is GGUF itself (a tokenizer, for instance), and ours.
 GgufEntries gguf_metadata(const QuantJob& job) {
   GgufEntries entries;
-  for (const auto& [key, value] : job.source->metadata())
-    if (!key.starts_with("general.") && !key.starts_with("comfy.gguf.")) entries[key] = value;
+  const auto keep = [&](const std::string& key, GgufEntry value) {
+    if (!key.starts_with("general.") && !key.starts_with("comfy.gguf."))
+      entries.emplace(key, std::move(value));
+  };
+  if (const auto* file = dynamic_cast<const Checkpoint*>(job.source.get()))
+    for (const auto& [key, value] : file->gguf()) keep(key, value);
+  for (const auto& [key, value] : job.source->metadata()) keep(key, value);
   entries["general.architecture"] = job.plan.architecture;
   entries["general.quantization_version"] = uint32_t{2};
   entries["general.file_type"] = job.plan.type->gguf_file_type;
   return entries;
+}
+
+/// Scales beside the tensors they belong to, by the ends of their names: without them the numbers
+/// of such a file mean nothing.
+constexpr std::string_view kScales[] = {"scaled_fp8",     ".scale_weight", ".weight_scale",
+                                        ".comfy_quant",   ".absmax",       ".quant_map",
+                                        ".weight_scale_2"};
+
+void refuse_scaled(const TensorSource& source) {
+  for (const auto& [name, info] : source.tensors())
+    for (const std::string_view end : kScales)
+      if (name.ends_with(end))
+        throw Error(ErrorCode::unsupported,
+                    {.subject = source.label(),
+                     .expected = fmt::format("tensor '{}' says that others are scaled, which "
+                                             "nothing here takes into account yet",
+                                             name),
+                     .hint = "Quantise the model's fp16 or bf16 file instead"});
 }
 
 }  // namespace
@@ -302,6 +317,7 @@ QuantPlan plan_quantization(const std::shared_ptr<const TensorSource>& source,
                  .expected = fmt::format("{} cannot be stored in {}", type.name,
                                          gguf ? "GGUF" : "safetensors"),
                  .hint = fmt::format("End the name in {}", gguf ? ".safetensors" : ".gguf")});
+  refuse_scaled(*source);
   const QuantPart part = quantisable_part(source);
   QuantPlan plan{
       .type = &type, .architecture = std::string(part.name), .gguf = gguf, .tensors = {}};

@@ -3,7 +3,6 @@
 
 #include <filesystem>
 #include <functional>
-#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -52,7 +51,7 @@ struct QuantPlan {
 /// Plans the file at `out`, whose ending says the format: .gguf or .safetensors. Tensors that are
 /// kept, are vectors, small, or have rows of no whole blocks in any encoding near the wanted one
 /// stay floats. Throws `invalid_argument` for another ending or a type the format cannot hold, and
-/// `unsupported` naming a tensor that nothing here decodes.
+/// `unsupported` naming a tensor that nothing here decodes, or a scale of others.
 QuantPlan plan_quantization(const std::shared_ptr<const TensorSource>& source,
                             const QuantType& type, const std::filesystem::path& out);
 
@@ -65,22 +64,18 @@ struct TensorError {
   void add(const TensorError& other);
 };
 
-/// Importance of the columns of matrices, by tensor name.
-using Importance = std::map<std::string, std::vector<float>, std::less<>>;
-
 struct QuantJob {
   std::shared_ptr<const TensorSource> source;
   QuantPlan plan;
   std::filesystem::path out;
-  const Importance* importance = nullptr;
   /// Called after each tensor, with how many bytes have been read.
   std::function<void(const TensorPlan& tensor, const TensorError& error, uint64_t read)> progress;
   std::stop_token stop;
 };
 
 /// Writes the file, which appears under its name only when whole; memory beside the mapped file is
-/// two tensors. A tensor that holds a number which is not finite, or one too large for the
-/// encoding's scales, is an error that names it. Throws `malformed`, `write_failed` or `cancelled`.
+/// a tensor. One with a number that its encoding cannot stand for (too large, or not finite) is an
+/// error that names it. Throws `malformed`, `write_failed` or `cancelled`.
 void run_quantization(const QuantJob& job);
 
 }  // namespace atelier

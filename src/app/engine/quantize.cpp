@@ -60,7 +60,6 @@ void quantize_file(const QuantizeOptions& options, EngineHost& host) {
   QuantJob job{.source = source,
                .plan = plan_quantization(source, quant_type(options.type), options.out),
                .out = options.out,
-               .importance = nullptr,
                .progress = {},
                .stop = host.stop()};
   Json report = describe(job.plan, options);

@@ -19,6 +19,8 @@ using AllBlocks =
               BlockIQ4_XS, BlockTQ1_0, BlockTQ2_0, BlockMXFP4, BlockNVFP4>;
 
 template <class Block>
+concept HasOffset = requires(const uint8_t* b) { Block::offset(b, 0); };
+template <class Block>
 concept HasSigns = requires(const uint8_t* b) { Block::signs8(b, 0); };
 template <class Block>
 concept InWords = requires(const uint8_t* b) { Block::codes8(b, 0); };
@@ -30,7 +32,6 @@ concept LooksUp = requires { Block::lookup(); };
 template <class Block>
 ATELIER_HOST_DEVICE inline void decode_octet(const uint8_t* b, int first, float* values) {
   const float scale = Block::scale(b, first / Block::kGroup);
-  const float offset = Block::offset(b, first / Block::kGroup);
   uint64_t word = 0;
   if constexpr (HasSigns<Block>) {
     word = apply_signs(Block::magnitudes8(b, first / 8), Block::signs8(b, first / 8));
@@ -46,7 +47,7 @@ ATELIER_HOST_DEVICE inline void decode_octet(const uint8_t* b, int first, float*
     }
     if constexpr (LooksUp<Block>) code = Block::lookup()[code];
     float value = scale * static_cast<float>(code);
-    if constexpr (Block::kOffsets) value += offset;
+    if constexpr (HasOffset<Block>) value += Block::offset(b, first / Block::kGroup);
     values[j] = value != value ? float_from_bits(0x7fc00000u) : value;
   }
 }

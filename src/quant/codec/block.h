@@ -2,8 +2,8 @@
 //   kEncoding, kElements, kBytes
 //   kGroup: elements that share a scale
 //   kRun: elements whose codes one formula gives, so that a loop over them vectorises
-//   kOffsets: whether offset(b, group) is added
-//   scale(b, group), offset(b, group): fp32
+//   scale(b, group): fp32
+//   offset(b, group): optional; fp32, added to the product
 //   code(b, run, j): the code of element run * kRun + j, an int8
 //   or codes8(b, run): with kRun = 8, the codes of a run as the bytes of a word
 //   or magnitudes8(b, run), signs8(b, run): the same apart, 1 to 127 each, sign i in bit i

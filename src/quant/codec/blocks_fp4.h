@@ -17,10 +17,8 @@ ATELIER_HOST_DEVICE constexpr Lookup16 twice_e2m1() {
 struct BlockIQ4_NL {
   static constexpr Encoding kEncoding = Encoding::iq4_nl;
   static constexpr int kElements = 32, kBytes = 18, kGroup = 32, kRun = 16;
-  static constexpr bool kOffsets = false;
   ATELIER_HOST_DEVICE static constexpr Lookup16 lookup() { return non_linear4(); }
   ATELIER_HOST_DEVICE static float scale(const uint8_t* b, int) { return load_half(b); }
-  ATELIER_HOST_DEVICE static float offset(const uint8_t*, int) { return 0; }
   ATELIER_HOST_DEVICE static int code(const uint8_t* b, int run, int j) {
     return b[2 + j] >> (4 * run) & 15;
   }
@@ -30,14 +28,12 @@ struct BlockIQ4_NL {
 struct BlockIQ4_XS {
   static constexpr Encoding kEncoding = Encoding::iq4_xs;
   static constexpr int kElements = 256, kBytes = 136, kGroup = 32, kRun = 16;
-  static constexpr bool kOffsets = false;
   ATELIER_HOST_DEVICE static constexpr Lookup16 lookup() { return non_linear4(); }
   ATELIER_HOST_DEVICE static float scale(const uint8_t* b, int group) {
     const int low = b[4 + group / 2] >> (4 * (group % 2)) & 15;
     const int high = load16(b + 2) >> (2 * group) & 3;
     return load_half(b) * static_cast<float>((low | high << 4) - 32);
   }
-  ATELIER_HOST_DEVICE static float offset(const uint8_t*, int) { return 0; }
   ATELIER_HOST_DEVICE static int code(const uint8_t* b, int run, int j) {
     return b[8 + 16 * (run / 2) + j] >> (4 * (run % 2)) & 15;
   }
@@ -47,13 +43,11 @@ struct BlockIQ4_XS {
 struct BlockMXFP4 {
   static constexpr Encoding kEncoding = Encoding::mxfp4;
   static constexpr int kElements = 32, kBytes = 17, kGroup = 32, kRun = 16;
-  static constexpr bool kOffsets = false;
   ATELIER_HOST_DEVICE static constexpr Lookup16 lookup() { return twice_e2m1(); }
   ATELIER_HOST_DEVICE static float scale(const uint8_t* b, int) {
     const uint32_t e = b[0];
     return float_from_bits(e < 2 ? 0x00200000u << e : (e - 1) << 23);
   }
-  ATELIER_HOST_DEVICE static float offset(const uint8_t*, int) { return 0; }
   ATELIER_HOST_DEVICE static int code(const uint8_t* b, int run, int j) {
     return b[1 + j] >> (4 * run) & 15;
   }
@@ -63,14 +57,12 @@ struct BlockMXFP4 {
 struct BlockNVFP4 {
   static constexpr Encoding kEncoding = Encoding::nvfp4;
   static constexpr int kElements = 64, kBytes = 36, kGroup = 16, kRun = 8;
-  static constexpr bool kOffsets = false;
   ATELIER_HOST_DEVICE static constexpr Lookup16 lookup() { return twice_e2m1(); }
   ATELIER_HOST_DEVICE static float scale(const uint8_t* b, int group) {
     // As fp16 with the same bits, E4M3 is 2^-8 of what it means.
     const float halved = half_to_float(static_cast<uint16_t>((b[group] & 0x7f) << 7)) * 128;
     return b[group] == 0x7f ? 0 : halved;
   }
-  ATELIER_HOST_DEVICE static float offset(const uint8_t*, int) { return 0; }
   ATELIER_HOST_DEVICE static uint64_t codes8(const uint8_t* b, int run) {
     return load64(b + 4 + 8 * (run / 2)) >> (4 * (run % 2)) & 0x0f0f0f0f0f0f0f0fULL;
   }

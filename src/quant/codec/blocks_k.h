@@ -8,7 +8,6 @@ namespace atelier {
 struct BlockQ2_K {
   static constexpr Encoding kEncoding = Encoding::q2_k;
   static constexpr int kElements = 256, kBytes = 84, kGroup = 16, kRun = 32;
-  static constexpr bool kOffsets = true;
   ATELIER_HOST_DEVICE static float scale(const uint8_t* b, int group) {
     return load_half(b + 80) * static_cast<float>(b[group] & 15);
   }
@@ -24,14 +23,12 @@ struct BlockQ2_K {
 struct BlockQ3_K {
   static constexpr Encoding kEncoding = Encoding::q3_k;
   static constexpr int kElements = 256, kBytes = 110, kGroup = 16, kRun = 32;
-  static constexpr bool kOffsets = false;
   ATELIER_HOST_DEVICE static float scale(const uint8_t* b, int group) {
     const uint8_t* s = b + 96;
     const int low = s[group % 8] >> (4 * (group / 8)) & 15;
     const int high = s[8 + group % 4] >> (2 * (group / 4)) & 3;
     return load_half(b + 108) * static_cast<float>((low | high << 4) - 32);
   }
-  ATELIER_HOST_DEVICE static float offset(const uint8_t*, int) { return 0; }
   ATELIER_HOST_DEVICE static int code(const uint8_t* b, int run, int j) {
     return (b[32 + 32 * (run / 4) + j] >> (2 * (run % 4)) & 3) + (b[j] >> run & 1) * 4 - 4;
   }
@@ -48,7 +45,6 @@ ATELIER_HOST_DEVICE inline int packed_minimum(const uint8_t* s, int group) {
 struct BlockQ4_K {
   static constexpr Encoding kEncoding = Encoding::q4_k;
   static constexpr int kElements = 256, kBytes = 144, kGroup = 32, kRun = 32;
-  static constexpr bool kOffsets = true;
   ATELIER_HOST_DEVICE static float scale(const uint8_t* b, int group) {
     return load_half(b) * static_cast<float>(packed_scale(b + 4, group));
   }
@@ -63,7 +59,6 @@ struct BlockQ4_K {
 struct BlockQ5_K {
   static constexpr Encoding kEncoding = Encoding::q5_k;
   static constexpr int kElements = 256, kBytes = 176, kGroup = 32, kRun = 32;
-  static constexpr bool kOffsets = true;
   ATELIER_HOST_DEVICE static float scale(const uint8_t* b, int group) {
     return BlockQ4_K::scale(b, group);
   }
@@ -79,11 +74,9 @@ struct BlockQ5_K {
 struct BlockQ6_K {
   static constexpr Encoding kEncoding = Encoding::q6_k;
   static constexpr int kElements = 256, kBytes = 210, kGroup = 16, kRun = 32;
-  static constexpr bool kOffsets = false;
   ATELIER_HOST_DEVICE static float scale(const uint8_t* b, int group) {
     return load_half(b + 208) * static_cast<float>(load_int8(b + 192 + group));
   }
-  ATELIER_HOST_DEVICE static float offset(const uint8_t*, int) { return 0; }
   ATELIER_HOST_DEVICE static int code(const uint8_t* b, int run, int j) {
     const int half = run / 4, quarter = run % 4;
     const int low = b[64 * half + 32 * (quarter % 2) + j] >> (quarter < 2 ? 0 : 4) & 15;
@@ -95,11 +88,9 @@ struct BlockQ6_K {
 struct BlockQ8_K {
   static constexpr Encoding kEncoding = Encoding::q8_k;
   static constexpr int kElements = 256, kBytes = 292, kGroup = 256, kRun = 32;
-  static constexpr bool kOffsets = false;
   ATELIER_HOST_DEVICE static float scale(const uint8_t* b, int) {
     return float_from_bits(load32(b));
   }
-  ATELIER_HOST_DEVICE static float offset(const uint8_t*, int) { return 0; }
   ATELIER_HOST_DEVICE static int code(const uint8_t* b, int run, int j) {
     return load_int8(b + 4 + 32 * run + j);
   }

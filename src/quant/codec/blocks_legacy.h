@@ -8,9 +8,7 @@ namespace atelier {
 struct BlockQ4_0 {
   static constexpr Encoding kEncoding = Encoding::q4_0;
   static constexpr int kElements = 32, kBytes = 18, kGroup = 32, kRun = 16;
-  static constexpr bool kOffsets = false;
   ATELIER_HOST_DEVICE static float scale(const uint8_t* b, int) { return load_half(b); }
-  ATELIER_HOST_DEVICE static float offset(const uint8_t*, int) { return 0; }
   ATELIER_HOST_DEVICE static int code(const uint8_t* b, int run, int j) {
     return (b[2 + j] >> (4 * run) & 15) - 8;
   }
@@ -19,7 +17,6 @@ struct BlockQ4_0 {
 struct BlockQ4_1 {
   static constexpr Encoding kEncoding = Encoding::q4_1;
   static constexpr int kElements = 32, kBytes = 20, kGroup = 32, kRun = 16;
-  static constexpr bool kOffsets = true;
   ATELIER_HOST_DEVICE static float scale(const uint8_t* b, int) { return load_half(b); }
   ATELIER_HOST_DEVICE static float offset(const uint8_t* b, int) { return load_half(b + 2); }
   ATELIER_HOST_DEVICE static int code(const uint8_t* b, int run, int j) {
@@ -36,9 +33,7 @@ ATELIER_HOST_DEVICE inline uint64_t five_bits(const uint8_t* nibbles, unsigned f
 struct BlockQ5_0 {
   static constexpr Encoding kEncoding = Encoding::q5_0;
   static constexpr int kElements = 32, kBytes = 22, kGroup = 32, kRun = 8;
-  static constexpr bool kOffsets = false;
   ATELIER_HOST_DEVICE static float scale(const uint8_t* b, int) { return load_half(b); }
-  ATELIER_HOST_DEVICE static float offset(const uint8_t*, int) { return 0; }
   ATELIER_HOST_DEVICE static uint64_t codes8(const uint8_t* b, int run) {
     // x + 112 with the upper bit turned over is x - 16.
     return (five_bits(b + 6, b[2 + run], run) + 0x7070707070707070ULL) ^ 0x8080808080808080ULL;
@@ -48,7 +43,6 @@ struct BlockQ5_0 {
 struct BlockQ5_1 {
   static constexpr Encoding kEncoding = Encoding::q5_1;
   static constexpr int kElements = 32, kBytes = 24, kGroup = 32, kRun = 8;
-  static constexpr bool kOffsets = true;
   ATELIER_HOST_DEVICE static float scale(const uint8_t* b, int) { return load_half(b); }
   ATELIER_HOST_DEVICE static float offset(const uint8_t* b, int) { return load_half(b + 2); }
   ATELIER_HOST_DEVICE static uint64_t codes8(const uint8_t* b, int run) {
@@ -59,9 +53,7 @@ struct BlockQ5_1 {
 struct BlockQ8_0 {
   static constexpr Encoding kEncoding = Encoding::q8_0;
   static constexpr int kElements = 32, kBytes = 34, kGroup = 32, kRun = 32;
-  static constexpr bool kOffsets = false;
   ATELIER_HOST_DEVICE static float scale(const uint8_t* b, int) { return load_half(b); }
-  ATELIER_HOST_DEVICE static float offset(const uint8_t*, int) { return 0; }
   ATELIER_HOST_DEVICE static int code(const uint8_t* b, int, int j) { return load_int8(b + 2 + j); }
 };
 
@@ -69,9 +61,7 @@ struct BlockQ8_0 {
 struct BlockQ8_1 {
   static constexpr Encoding kEncoding = Encoding::q8_1;
   static constexpr int kElements = 32, kBytes = 36, kGroup = 32, kRun = 32;
-  static constexpr bool kOffsets = false;
   ATELIER_HOST_DEVICE static float scale(const uint8_t* b, int) { return load_half(b); }
-  ATELIER_HOST_DEVICE static float offset(const uint8_t*, int) { return 0; }
   ATELIER_HOST_DEVICE static int code(const uint8_t* b, int, int j) { return load_int8(b + 4 + j); }
 };
 

@@ -15,9 +15,7 @@ ATELIER_HOST_DEVICE inline int base3_digit(uint8_t byte, int n) {
 struct BlockTQ1_0 {
   static constexpr Encoding kEncoding = Encoding::tq1_0;
   static constexpr int kElements = 256, kBytes = 54, kGroup = 256, kRun = 16;
-  static constexpr bool kOffsets = false;
   ATELIER_HOST_DEVICE static float scale(const uint8_t* b, int) { return load_half(b + 52); }
-  ATELIER_HOST_DEVICE static float offset(const uint8_t*, int) { return 0; }
   ATELIER_HOST_DEVICE static int code(const uint8_t* b, int run, int j) {
     if (run < 10) return base3_digit(b[run % 2 * 16 + j], run / 2) - 1;
     if (run < 15) return base3_digit(b[32 + j], run - 10) - 1;
@@ -28,9 +26,7 @@ struct BlockTQ1_0 {
 struct BlockTQ2_0 {
   static constexpr Encoding kEncoding = Encoding::tq2_0;
   static constexpr int kElements = 256, kBytes = 66, kGroup = 256, kRun = 32;
-  static constexpr bool kOffsets = false;
   ATELIER_HOST_DEVICE static float scale(const uint8_t* b, int) { return load_half(b + 64); }
-  ATELIER_HOST_DEVICE static float offset(const uint8_t*, int) { return 0; }
   ATELIER_HOST_DEVICE static int code(const uint8_t* b, int run, int j) {
     return (b[32 * (run / 4) + j] >> (2 * (run % 4)) & 3) - 1;
   }
