@@ -1,0 +1,43 @@
+// Changes to weights that are made while they are prepared; the stored bytes stay as they are.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace atelier {
+
+/// A change that is a product: up [rows, r] times down [r, columns], both fp32 on the CPU.
+struct LowRank {
+  at::Tensor up, down;
+};
+
+/// One change to one weight, by its model's name. Immutable: safe from any thread.
+class WeightPatch {
+ public:
+  virtual ~WeightPatch() = default;
+  /// Changes `weight`, contiguous fp32 on the CPU, in place. `strength` is 1 for the change as its
+  /// maker meant it and may be negative. Patches of one weight are applied in order, each to what
+  /// the ones before have left.
+  virtual void apply(at::Tensor& weight, double strength) const = 0;
+  /// The change at strength 1 if it is a low-rank product added to a matrix; nothing otherwise.
+  virtual std::optional<LowRank> low_rank() const { return {}; }
+};
+
+/// A patch of `rows` rows of a weight from `first_row` on, so that a change to one of several
+/// joined matrices finds its place.
+struct PlacedPatch {
+  std::shared_ptr<const WeightPatch> patch;
+  int64_t first_row = 0, rows = 0;
+  double strength = 1;
+  bool operator==(const PlacedPatch&) const = default;
+};
+
+/// The patches of one component by the name its model gives the weight ("x.weight", "x.bias").
+using PatchTable = std::map<std::string, std::vector<PlacedPatch>, std::less<>>;
+
+}  // namespace atelier
