@@ -5,6 +5,8 @@
 #include <ATen/core/grad_mode.h>
 #include <c10/core/InferenceMode.h>
 
+#include <numeric>
+
 #include "base/error.h"
 #include "memory/entry.h"
 #include "quant/decode.h"
@@ -18,6 +20,10 @@ int64_t row_elements(const TensorInfo& info) {
 
 int64_t part_elements(const WeightPart& part, const TensorInfo& info) {
   return info.shape.empty() ? 1 : part.rows * row_elements(info);
+}
+
+int64_t elements_of(const Shape& shape) {
+  return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
 }
 
 const TensorInfo& info_of(const WeightPart& part) {
@@ -160,6 +166,37 @@ at::Tensor Operands::joined(at::ScalarType dtype) const {
     row += operands_[i].shape[0];
   }
   return out;
+}
+
+bool Operands::streams() const {
+  if (merges()) return false;
+  return std::ranges::none_of(operands_, [](const Operand& operand) {
+    return std::ranges::any_of(operand.parts, &WeightPart::transposed);
+  });
+}
+
+void Operands::read(int64_t first, int64_t count, at::ScalarType dtype, void* to) const {
+  ATELIER_CHECK(streams() && !rounds_before(dtype));
+  char* out = static_cast<char*>(to);
+  int64_t row = 0;  // of the joined operands
+  for (const Operand& operand : operands_) {
+    const int64_t width = elements_of(operand.shape) / operand.shape[0];
+    int64_t begin = row;  // of the part
+    for (const WeightPart& part : operand.parts) {
+      const TensorInfo& info = info_of(part);
+      const int64_t rows = part_elements(part, info) / width;
+      const int64_t from = std::max(first, begin), end = std::min(first + count, begin + rows);
+      if (from < end) {
+        const int64_t start = part.first_row * row_elements(info) + (from - begin) * width;
+        const int64_t elements = (end - from) * width;
+        decode_range(part.source->bytes(part.name), info.encoding, start, elements, dtype, out,
+                     part.name);
+        out += elements * static_cast<int64_t>(c10::elementSize(dtype));
+      }
+      begin += rows;
+    }
+    row += operand.shape[0];
+  }
 }
 
 std::optional<LowRank> Operands::side() const {

@@ -60,6 +60,11 @@ class Operands {
   at::Tensor decoded(size_t i, at::ScalarType dtype) const;
   /// All operands joined along dim 0, contiguous, on the CPU; a lone operand as by `decoded`.
   at::Tensor joined(at::ScalarType dtype) const;
+  /// Whether `read` can stand for `joined`: no part is transposed and nothing is merged.
+  bool streams() const;
+  /// Rows [first, first + count) of `joined(dtype)` to `to`, with room for them; any thread. Only
+  /// where `streams`, and if operands are rounded, in the dtype they are rounded to.
+  void read(int64_t first, int64_t count, at::ScalarType dtype, void* to) const;
   /// What the layer adds to the product with the joined operands [out, in]: up [out, r] times
   /// down [r, in], all low-rank patches joined along r with their strengths in `up`. Nothing if
   /// there are none or `joined` has them.
