@@ -132,6 +132,12 @@ std::optional<at::ScalarType> Operands::stored_dtype() const {
   return common;
 }
 
+int64_t Operands::elements() const {
+  int64_t elements = 0;
+  for (const Operand& operand : operands_) elements += elements_of(operand.shape);
+  return elements;
+}
+
 at::Tensor Operands::decoded(size_t i, at::ScalarType dtype) const {
   if (rounds_before(dtype)) return decoded(i, *rounded_).to(dtype);
   const Operand& operand = operands_[i];
@@ -199,6 +205,14 @@ void Operands::read(int64_t first, int64_t count, at::ScalarType dtype, void* to
   }
 }
 
+int64_t Operands::side_rank() const {
+  int64_t rank = 0;
+  if (beside_)
+    for (const auto& of_one : patches_)
+      for (const PlacedPatch& placed : of_one) rank += placed.patch->low_rank()->up.size(1);
+  return rank;
+}
+
 std::optional<LowRank> Operands::side() const {
   if (!beside_ || patches_.empty()) return {};
   struct Placed {
@@ -233,15 +247,21 @@ std::optional<LowRank> Operands::side() const {
 }
 
 Form plain_form() {
-  return {"plain", [](const Operands& operands, const Compute& compute) {
+  return {.name = "plain", .prepare = [](const Operands& operands, const Compute& compute) {
             return operands.joined(compute.dtype).to(compute.device.torch());
           }};
 }
 
 Form fp32_form() {
-  return {"fp32", [](const Operands& operands, const Compute& compute) {
-            return operands.joined(at::kFloat).to(compute.device.torch());
-          }};
+  return {.name = "fp32",
+          .prepare =
+              [](const Operands& operands, const Compute& compute) {
+                return operands.joined(at::kFloat).to(compute.device.torch());
+              },
+          .size =
+              [](const Operands& operands, const Compute&) {
+                return operands.elements() * static_cast<int64_t>(sizeof(float));
+              }};
 }
 
 Pin Weight::pin() const {
@@ -294,7 +314,8 @@ void Weight::Entry::will_need() const {
 
 // Unless the prepared tensor is a view of them.
 void Weight::Entry::release_stored() const {
-  const void* const prepared = prepared_.is_mkldnn() ? nullptr : prepared_.const_data_ptr();
+  const at::Tensor& tensor = **prepared_;
+  const void* const prepared = tensor.is_mkldnn() ? nullptr : tensor.const_data_ptr();
   for (const Operand& operand : operands_)
     for (const WeightPart& part : operand.parts) {
       const std::span<const std::byte> bytes = part.source->bytes(part.name);
@@ -304,27 +325,30 @@ void Weight::Entry::release_stored() const {
 }
 
 Pin Weight::Entry::pin() {
+  if (!stays_) return prepare();
   if (!prepared()) {
     const std::lock_guard lock(mutex_);
-    if (!prepared()) prepare();
+    if (!prepared()) keep(prepare());
   }
-  return Pin(prepared_, down_, rank_);
+  return *prepared_;
 }
 
-void Weight::Entry::prepare() {
+Pin Weight::Entry::prepare() const {
   // Outside inference mode whoever comes first, so that the tensor is the same kind for everyone.
   const c10::InferenceMode off(false);
   const at::NoGradGuard no_gradients;
   const OperandPatches patches = state_->patches_of(operands_);
   const bool beside = form_.prepare_down && runs_beside(operands_, patches);
   const Operands operands(operands_, patches, compute_.rounded, beside);
-  prepared_ = form_.prepare(operands, compute_);
-  bytes_ = prepared_bytes(prepared_);
-  if (const std::optional<LowRank> side = operands.side()) {
-    rank_ = side->down.size(0);
-    down_ = form_.prepare_down(side->down, compute_);
-    bytes_ += prepared_bytes(down_);
-  }
+  at::Tensor prepared = form_.prepare(operands, compute_);
+  const std::optional<LowRank> side = operands.side();
+  if (!side) return Pin(std::move(prepared));
+  return Pin(std::move(prepared), form_.prepare_down(side->down, compute_), side->down.size(0));
+}
+
+void Weight::Entry::keep(Pin pin) {
+  bytes_ = prepared_bytes(*pin) + (pin.rank() > 0 ? prepared_bytes(pin.down()) : 0);
+  prepared_ = std::move(pin);
   state_->count(bytes_);
   release_stored();
   ready_.store(true, std::memory_order_release);
@@ -334,10 +358,21 @@ void Weight::Entry::drop() {
   const std::lock_guard lock(mutex_);
   if (!prepared()) return;
   ready_.store(false, std::memory_order_release);
-  prepared_ = at::Tensor();
-  down_ = at::Tensor();
-  rank_ = 0;
+  prepared_.reset();
   state_->count(-std::exchange(bytes_, 0));
+}
+
+void Weight::Entry::set_stays(bool stays) {
+  stays_ = stays;
+  if (!stays) drop();
+}
+
+int64_t Weight::Entry::expected_bytes() const {
+  const OperandPatches patches = state_->patches_of(operands_);
+  const bool beside = form_.prepare_down && runs_beside(operands_, patches);
+  const Operands operands(operands_, patches, compute_.rounded, beside);
+  if (form_.size) return form_.size(operands, compute_);
+  return operands.elements() * static_cast<int64_t>(c10::elementSize(compute_.dtype));
 }
 
 }  // namespace atelier

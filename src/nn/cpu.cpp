@@ -189,19 +189,29 @@ Form linear_form(const CpuLinear& layer) {
                 kernels().pack_linear(first, weights_of(down), packed.mutable_data_ptr(),
                                       kParallel);
                 return packed;
+              },
+          .size =
+              [layer](const Operands& operands, const Compute&) {
+                CpuLinear whole = layer;
+                whole.tail = operands.side_rank();
+                return kernels().linear_weight_bytes(whole);
               }};
 }
 
 Form conv_form(const CpuConv& layer) {
-  return {"conv", [layer](const Operands& operands, const Compute&) {
-            // Where weights are summed before they are rounded, they are not rounded twice.
-            const bool sums =
-                layer.upsample || kernels().conv_method(layer) == CpuConvMethod::winograd;
-            const PackedFrom from(operands, sums ? CpuType::fp32 : layer.type);
-            Tensor packed = bytes(kernels().conv_weight_bytes(layer));
-            kernels().pack_conv(layer, from.weights(), packed.mutable_data_ptr(), kParallel);
-            return packed;
-          }};
+  return {.name = "conv",
+          .prepare =
+              [layer](const Operands& operands, const Compute&) {
+                // Where weights are summed before they are rounded, they are not rounded twice.
+                const bool sums =
+                    layer.upsample || kernels().conv_method(layer) == CpuConvMethod::winograd;
+                const PackedFrom from(operands, sums ? CpuType::fp32 : layer.type);
+                Tensor packed = bytes(kernels().conv_weight_bytes(layer));
+                kernels().pack_conv(layer, from.weights(), packed.mutable_data_ptr(), kParallel);
+                return packed;
+              },
+          .size = [layer](const Operands&,
+                          const Compute&) { return kernels().conv_weight_bytes(layer); }};
 }
 
 Tensor phase_weights(const Operands& operands) {
