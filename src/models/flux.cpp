@@ -45,15 +45,15 @@ struct MlpEmbedder : Block<Config> {
   MlpEmbedder(Scope scope, const Config& config, int64_t in)
       : Block(std::move(scope), config),
         in_layer(w / "in_layer", in, c.hidden, Bias::with, Epilogue::silu) {}
-  Linear in_layer;
-  Linear out_layer{w / "out_layer", c.hidden, c.hidden};
+  VectorLinear in_layer;
+  VectorLinear out_layer{w / "out_layer", c.hidden, c.hidden};
   Tensor operator()(const Tensor& x) const { return out_layer(in_layer(x)); }
 };
 
 template <size_t kParts>
 struct Modulation : Block<Config> {
   using Block::Block;
-  Linear lin{w / "lin", c.hidden, static_cast<int64_t>(kParts) * c.hidden};
+  VectorLinear lin{w / "lin", c.hidden, static_cast<int64_t>(kParts) * c.hidden};
   // silu of the vector [B, D] -> kParts of [B, D]
   std::array<Tensor, kParts> operator()(const Tensor& vec) const {
     std::array<Tensor, kParts> parts;
@@ -159,7 +159,7 @@ struct SingleBlock : Block<Config> {
 
 struct FinalLayer : Block<Config> {
   using Block::Block;
-  Linear modulation{w / "adaLN_modulation" / "1", c.hidden, 2 * c.hidden};
+  VectorLinear modulation{w / "adaLN_modulation" / "1", c.hidden, 2 * c.hidden};
   Linear linear{w / "linear", c.hidden, c.traits.out_channels* kPatchCells};
   Tensor operator()(const Tensor& x, const Tensor& vec) const {
     const auto parts = modulation(vec).chunk(2, 1);  // shift, scale

@@ -141,7 +141,7 @@ struct Embed : Block<UNetConfig> {
       : Block(std::move(scope), config),
         first(w / "0", in, c.embedding, Bias::with, Epilogue::silu),
         second(w / "2", c.embedding, c.embedding) {}
-  Linear first, second;
+  VectorLinear first, second;
   Tensor operator()(const Tensor& x) const { return second(first(x)); }
 };
 
@@ -164,7 +164,7 @@ struct UNet : Block<UNetConfig> {
   std::vector<Stage> up;
   GroupNorm norm_out{w / "out" / "0", c.base};
   Conv2d conv_out{w / "out" / "2", c.base, c.traits.out_channels};
-  std::optional<Linear> shifts_of;  // the time projection of every residual block
+  std::optional<VectorLinear> shifts_of;  // the time projection of every residual block
 
   // What each residual block adds to its channels: [B, all blocks' channels], fp32
   Tensor shifts(const DiffusionInput& in) const {

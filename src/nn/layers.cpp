@@ -119,6 +119,32 @@ Tensor Linear::operator()(const Tensor& x) const {
                 epilogue_);
 }
 
+void Linear::prepare_on_demand() {
+  if (!own_ || !weight_) return;
+  Form form = cpu::linear_form(*own_);
+  form.on_demand = true;
+  weight_ = weight_.as(std::move(form));
+}
+
+// ---- a row or a few
+
+VectorLinear::VectorLinear(const Scope& w, int64_t in, int64_t out, Bias bias, Epilogue epilogue)
+    : VectorLinear(Linear(w, in, out, bias, epilogue)) {}
+
+VectorLinear::VectorLinear(const LinearParts& parts) : VectorLinear(Linear(parts)) {}
+
+Tensor VectorLinear::operator()(const Tensor& x) const {
+  Tensor y;
+  if (!whole_.own_) return whole_(x);
+  whole_.weight_.with_stored([&](const Operands& matrix) {
+    const auto side = matrix.side();
+    if (side && whole_.epilogue_ != Epilogue::plain) return;
+    y = cpu::linear_unpacked(*whole_.own_, x, matrix, pinned(whole_.bias_));
+    if (side) y.add_(at::linear(at::linear(x.to(at::kFloat), side->down), side->up));
+  });
+  return y.defined() ? y : whole_(x);
+}
+
 ResidualLinear::ResidualLinear(const Scope& w, int64_t in, int64_t out, Bias bias)
     : own_(cpu::linear_layer(w.compute(), in, out, Epilogue::plain)),
       weight_(gather({w.weight("weight", {out, in})},

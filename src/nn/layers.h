@@ -61,11 +61,28 @@ class Linear {
   Tensor operator()(const Tensor& x) const;
 
  private:
+  friend class VectorLinear;
+  void prepare_on_demand();
   Linear(const std::vector<Weight>& weights, const std::vector<Weight>& biases, int64_t in,
          int64_t out, Epilogue epilogue);
   std::optional<CpuLinear> own_;
   Epilogue epilogue_;
   Weight weight_, bias_;
+};
+
+/// A Linear for few rows, such as one vector a picture. On the CPU its matrix stays as stored and
+/// is read at each call; a row comes out the same alone and among others.
+class VectorLinear {
+ public:
+  VectorLinear(const Scope& w, int64_t in, int64_t out, Bias bias = Bias::with,
+               Epilogue epilogue = Epilogue::plain);
+  explicit VectorLinear(const LinearParts& parts);
+  /// [..., in] -> [..., out], halved by geglu
+  Tensor operator()(const Tensor& x) const;
+
+ private:
+  explicit VectorLinear(Linear whole) : whole_(std::move(whole)) { whole_.prepare_on_demand(); }
+  Linear whole_;
 };
 
 /// A Linear at the end of a residual branch: y += x W^T + b.
