@@ -35,6 +35,17 @@ void decode(std::span<const std::byte> bytes, Encoding encoding, at::Tensor& out
   decode(bytes, encoding, number_of(out.scalar_type()), to, TorchParallel(), tensor);
 }
 
+void decode_range(std::span<const std::byte> bytes, const TensorInfo& info, int64_t first,
+                  at::Tensor& out, std::string_view tensor) {
+  ATELIER_CHECK(out.is_contiguous() && out.is_cpu());
+  const std::span to(static_cast<std::byte*>(out.mutable_data_ptr()), out.nbytes());
+  decode_range(bytes, info, first, number_of(out.scalar_type()), to, TorchParallel(), tensor);
+}
+
+std::optional<at::ScalarType> same_dtype(const TensorInfo& info) {
+  return info.scaling ? std::nullopt : same_dtype(info.encoding);
+}
+
 std::optional<at::ScalarType> same_dtype(Encoding encoding) {
   for (const auto& [same, dtype] : kSame)
     if (same == encoding) return dtype;

@@ -106,6 +106,14 @@ struct StoredE5M2 : ScalarE5M2 {
     return _mm512_cvtph_ps(_mm256_slli_epi16(load_bytes(from), 8));
   }
 };
+template <class Table>
+struct StoredNibbles : ScalarNibbles<Table> {
+  ATELIER_LANES static Floats load(const std::byte* from) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+    const __m128i pairs = _mm_unpacklo_epi8(_mm_srli_epi16(bytes, 4), bytes);
+    return _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(pairs), _mm512_loadu_ps(Table::kValues));
+  }
+};
 
 }  // namespace
 }  // namespace atelier
