@@ -14,10 +14,13 @@ namespace atelier {
 struct Residency::State {
   std::mutex mutex;
   std::vector<std::weak_ptr<Weight::Entry>> entries;  // in the order of binding
+  PatchTable patches;
   std::atomic<int64_t> weight_bytes = 0, peak_weight_bytes = 0;
 
   void add_entry(const std::shared_ptr<Weight::Entry>& entry);
   void count(int64_t bytes);
+  /// Patches by operand; empty if no operand has any.
+  OperandPatches patches_of(const std::vector<Operand>& operands);
 };
 
 class Weight::Entry {
@@ -28,7 +31,9 @@ class Weight::Entry {
   Entry(const Entry&) = delete;
   Entry& operator=(const Entry&) = delete;
 
-  at::Tensor pin();
+  Pin pin();
+  /// Lets the prepared tensor go; nobody may have it pinned or be about to.
+  void drop();
   bool prepared() const { return ready_.load(std::memory_order_acquire); }
   bool on_demand() const { return form_.on_demand; }
   /// Starts fetching the stored bytes.
@@ -40,6 +45,7 @@ class Weight::Entry {
   const std::shared_ptr<Residency::State>& state() const { return state_; }
 
  private:
+  void prepare();
   void release_stored() const;
 
   std::shared_ptr<Residency::State> state_;
@@ -48,7 +54,8 @@ class Weight::Entry {
   Compute compute_;
   std::mutex mutex_;
   std::atomic<bool> ready_ = false;
-  at::Tensor prepared_;  // written once, before ready_
+  at::Tensor prepared_, down_;  // written before ready_
+  int64_t rank_ = 0;
   int64_t bytes_ = 0;
 };
 

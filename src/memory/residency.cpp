@@ -16,6 +16,18 @@ void Residency::State::add_entry(const std::shared_ptr<Weight::Entry>& entry) {
   entries.push_back(entry);
 }
 
+OperandPatches Residency::State::patches_of(const std::vector<Operand>& operands) {
+  const std::lock_guard lock(mutex);
+  OperandPatches found(operands.size());
+  bool any = false;
+  for (size_t i = 0; i < operands.size(); ++i)
+    if (const auto placed = patches.find(operands[i].name); placed != patches.end()) {
+      found[i] = placed->second;
+      any = any || !found[i].empty();
+    }
+  return any ? found : OperandPatches();
+}
+
 void Residency::State::count(int64_t bytes) {
   const int64_t now = weight_bytes.fetch_add(bytes) + bytes;
   int64_t peak = peak_weight_bytes.load();
@@ -33,6 +45,25 @@ Weight Residency::bind(Operand operand, Form form, const Compute& compute) {
       std::make_shared<Weight::Entry>(state_, std::move(operands), std::move(form), compute);
   state_->add_entry(entry);
   return Weight(std::move(entry));
+}
+
+void Residency::set_patches(PatchTable patches) {
+  std::vector<std::shared_ptr<Weight::Entry>> changed;
+  {
+    const std::lock_guard lock(state_->mutex);
+    const auto of = [](const PatchTable& table, const std::string& name) {
+      const auto found = table.find(name);
+      return found == table.end() ? std::vector<PlacedPatch>() : found->second;
+    };
+    for (const auto& weak : state_->entries)
+      if (auto entry = weak.lock())
+        if (std::ranges::any_of(entry->operands(), [&](const Operand& operand) {
+              return of(state_->patches, operand.name) != of(patches, operand.name);
+            }))
+          changed.push_back(std::move(entry));
+    state_->patches = std::move(patches);
+  }
+  for (const auto& entry : changed) entry->drop();
 }
 
 void Residency::prepare_all(const std::function<bool(double)>& progress) {

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "base/bytes.h"
+#include "memory/patch.h"
 #include "memory/weight.h"
 
 namespace atelier {
@@ -24,6 +25,11 @@ class Residency {
   /// in the order of binding, and lets go of the files' pages behind it. `progress` is told the
   /// share done (0 to 1) now and then; returning false stops early.
   void prepare_all(const std::function<bool(double)>& progress = {});
+
+  /// Replaces all patches by `patches`. Weights whose patches differ from before are let go and
+  /// prepared again when next asked for; all others stay as they are. No weight of this residency
+  /// may be pinned meanwhile. Patches of names that no weight has are kept for weights to come.
+  void set_patches(PatchTable patches);
 
   /// Bytes of prepared weights at this moment, and the most there have been.
   Bytes weight_bytes() const;

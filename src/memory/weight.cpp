@@ -76,6 +76,33 @@ void decode_operand(const Operand& operand, const at::Tensor& out) {
   ATELIER_CHECK(at == flat.numel());
 }
 
+// Fp32, with the patches merged.
+at::Tensor patched(const Operand& operand, const std::vector<PlacedPatch>& patches) {
+  at::Tensor weight = at::empty(operand.shape, at::dtype(at::kFloat));
+  decode_operand(operand, weight);
+  for (const PlacedPatch& placed : patches) {
+    at::Tensor rows = weight.narrow(0, placed.first_row, placed.rows);
+    placed.patch->apply(rows, placed.strength);
+  }
+  return weight;
+}
+
+// Whether the layer can leave the stored matrix alone and run its patches beside it.
+bool runs_beside(const std::vector<Operand>& operands, const OperandPatches& patches) {
+  const auto quantised = [](const WeightPart& part) {
+    return encoding_info(info_of(part).encoding).block_elements > 1 ||
+           encoding_info(info_of(part).encoding).block_bytes < 2;
+  };
+  if (std::ranges::none_of(operands, [&](const Operand& operand) {
+        return std::ranges::any_of(operand.parts, quantised);
+      }))
+    return false;
+  for (const auto& of_one : patches)
+    for (const PlacedPatch& placed : of_one)
+      if (!placed.patch->low_rank()) return false;
+  return true;
+}
+
 int64_t prepared_bytes(const at::Tensor& tensor) {
   if (!tensor.is_mkldnn()) return static_cast<int64_t>(tensor.nbytes());
   static const auto nbytes = c10::Dispatcher::singleton()
@@ -88,6 +115,7 @@ int64_t prepared_bytes(const at::Tensor& tensor) {
 
 std::optional<at::ScalarType> Operands::stored_dtype() const {
   if (rounded_) return rounded_;
+  if (merges()) return {};
   std::optional<at::ScalarType> common;
   for (const Operand& operand : operands_)
     for (const WeightPart& part : operand.parts) {
@@ -101,6 +129,7 @@ std::optional<at::ScalarType> Operands::stored_dtype() const {
 at::Tensor Operands::decoded(size_t i, at::ScalarType dtype) const {
   if (rounds_before(dtype)) return decoded(i, *rounded_).to(dtype);
   const Operand& operand = operands_[i];
+  if (merges() && !patches_[i].empty()) return patched(operand, patches_[i]).to(dtype);
   if (operand.parts.size() == 1 && !operand.parts[0].transposed) {
     const WeightPart& part = operand.parts[0];
     const TensorInfo& info = info_of(part);
@@ -122,11 +151,48 @@ at::Tensor Operands::joined(at::ScalarType dtype) const {
   for (size_t i = 1; i < operands_.size(); ++i) shape[0] += operands_[i].shape[0];
   const at::Tensor out = at::empty(shape, at::dtype(dtype));
   int64_t row = 0;
-  for (const Operand& operand : operands_) {
-    decode_operand(operand, out.narrow(0, row, operand.shape[0]));
-    row += operand.shape[0];
+  for (size_t i = 0; i < operands_.size(); ++i) {
+    const at::Tensor rows = out.narrow(0, row, operands_[i].shape[0]);
+    if (merges() && !patches_[i].empty())
+      rows.copy_(patched(operands_[i], patches_[i]));
+    else
+      decode_operand(operands_[i], rows);
+    row += operands_[i].shape[0];
   }
   return out;
+}
+
+std::optional<LowRank> Operands::side() const {
+  if (!beside_ || patches_.empty()) return {};
+  struct Placed {
+    LowRank change;
+    int64_t row;
+    double strength;
+  };
+  std::vector<Placed> changes;
+  int64_t rows = 0, rank = 0;
+  for (size_t i = 0; i < operands_.size(); ++i) {
+    for (const PlacedPatch& placed : patches_[i]) {
+      std::optional<LowRank> change = placed.patch->low_rank();
+      ATELIER_CHECK(change && change->up.size(0) == placed.rows &&
+                    change->up.size(1) == change->down.size(0));
+      rank += change->up.size(1);
+      changes.push_back({std::move(*change), rows + placed.first_row, placed.strength});
+    }
+    rows += operands_[i].shape[0];
+  }
+  LowRank all{at::zeros({rows, rank}, at::dtype(at::kFloat)), {}};
+  std::vector<at::Tensor> downs;
+  int64_t column = 0;
+  for (const Placed& placed : changes) {
+    const at::Tensor& up = placed.change.up;
+    const at::Tensor place = all.up.narrow(0, placed.row, up.size(0)).narrow(1, column, up.size(1));
+    place.copy_(up * placed.strength);
+    downs.push_back(placed.change.down);
+    column += up.size(1);
+  }
+  all.down = at::cat(downs);
+  return all;
 }
 
 Form plain_form() {
@@ -143,7 +209,7 @@ Form fp32_form() {
 
 Pin Weight::pin() const {
   ATELIER_CHECK(entry_);
-  return Pin(entry_->pin());
+  return entry_->pin();
 }
 
 Weight Weight::as(Form form) const { return gather({*this}, std::move(form)); }
@@ -200,19 +266,41 @@ void Weight::Entry::release_stored() const {
     }
 }
 
-at::Tensor Weight::Entry::pin() {
-  if (prepared()) return prepared_;
-  const std::lock_guard lock(mutex_);
-  if (prepared()) return prepared_;
+Pin Weight::Entry::pin() {
+  if (!prepared()) {
+    const std::lock_guard lock(mutex_);
+    if (!prepared()) prepare();
+  }
+  return Pin(prepared_, down_, rank_);
+}
+
+void Weight::Entry::prepare() {
   // Outside inference mode whoever comes first, so that the tensor is the same kind for everyone.
   const c10::InferenceMode off(false);
   const at::NoGradGuard no_gradients;
-  prepared_ = form_.prepare(Operands(operands_, compute_.rounded), compute_);
+  const OperandPatches patches = state_->patches_of(operands_);
+  const bool beside = form_.prepare_down && runs_beside(operands_, patches);
+  const Operands operands(operands_, patches, compute_.rounded, beside);
+  prepared_ = form_.prepare(operands, compute_);
   bytes_ = prepared_bytes(prepared_);
+  if (const std::optional<LowRank> side = operands.side()) {
+    rank_ = side->down.size(0);
+    down_ = form_.prepare_down(side->down, compute_);
+    bytes_ += prepared_bytes(down_);
+  }
   state_->count(bytes_);
   release_stored();
   ready_.store(true, std::memory_order_release);
-  return prepared_;
+}
+
+void Weight::Entry::drop() {
+  const std::lock_guard lock(mutex_);
+  if (!prepared()) return;
+  ready_.store(false, std::memory_order_release);
+  prepared_ = at::Tensor();
+  down_ = at::Tensor();
+  rank_ = 0;
+  state_->count(-std::exchange(bytes_, 0));
 }
 
 }  // namespace atelier

@@ -61,10 +61,21 @@ Tensor empty_picture(const Tensor& like, int64_t channels, int64_t h, int64_t w)
 
 Tensor channels_last(const Tensor& x) { return x.contiguous(at::MemoryFormat::ChannelsLast); }
 
-void run_linear(const CpuLinear& layer, const Tensor& x, const Tensor& packed, const Tensor& bias,
-                Tensor& y, bool accumulate) {
+// The product with the side branch's first matrix [rank, in].
+CpuLinear down_layer(const CpuLinear& layer, int64_t rank) {
+  return {.type = layer.type, .inputs = layer.inputs, .outputs = rank};
+}
+
+void run_linear(CpuLinear layer, const Tensor& x, const Pin& packed, const Tensor& bias, Tensor& y,
+                bool accumulate) {
   const Tensor rows = x.contiguous();
   const int64_t count = rows.numel() / layer.inputs;
+  Tensor tail;
+  if (packed.rank() > 0) {
+    layer.tail = packed.rank();
+    tail = at::empty({count, layer.tail}, x.options());
+    run_linear(down_layer(layer, layer.tail), rows, Pin(packed.down()), {}, tail, false);
+  }
   const Recorded record(
       accumulate ? "linear+" : "linear", 2 * count * layer.inputs * layer.outputs,
       [&] { return fmt::format("{}>{} x{}", layer.inputs, layer.outputs, count); });
@@ -72,11 +83,13 @@ void run_linear(const CpuLinear& layer, const Tensor& x, const Tensor& packed, c
                    {.rows = count,
                     .x = rows.const_data_ptr(),
                     .x_stride = layer.inputs,
-                    .packed = packed.const_data_ptr(),
+                    .packed = packed->const_data_ptr(),
                     .bias = floats(bias),
                     .y = y.mutable_data_ptr(),
                     .y_stride = y.size(-1),
-                    .accumulate = accumulate},
+                    .accumulate = accumulate,
+                    .tail = tail.defined() ? tail.const_data_ptr() : nullptr,
+                    .tail_stride = layer.tail},
                    kParallel);
 }
 
@@ -132,12 +145,27 @@ std::optional<CpuConv> conv_layer(const Compute& compute, CpuConv layer) {
 }
 
 Form linear_form(const CpuLinear& layer) {
-  return {"linear", [layer](const Operands& operands, const Compute&) {
-            const Tensor plain = stored(operands);
-            Tensor packed = bytes(kernels().linear_weight_bytes(layer));
-            kernels().pack_linear(layer, weights_of(plain), packed.mutable_data_ptr(), kParallel);
-            return packed;
-          }};
+  return {.name = "linear",
+          .prepare =
+              [layer](const Operands& operands, const Compute&) {
+                const std::optional<LowRank> side = operands.side();
+                CpuLinear whole = layer;
+                if (side) whole.tail = side->up.size(1);
+                const Tensor plain = stored(operands);
+                Tensor packed = bytes(kernels().linear_weight_bytes(whole));
+                void* const to = packed.mutable_data_ptr();
+                kernels().pack_linear(whole, weights_of(plain), to, kParallel);
+                if (side) kernels().pack_linear_tail(whole, weights_of(side->up), to, kParallel);
+                return packed;
+              },
+          .prepare_down =
+              [layer](const Tensor& down, const Compute&) {
+                const CpuLinear first = down_layer(layer, down.size(0));
+                Tensor packed = bytes(kernels().linear_weight_bytes(first));
+                kernels().pack_linear(first, weights_of(down), packed.mutable_data_ptr(),
+                                      kParallel);
+                return packed;
+              }};
 }
 
 Form conv_form(const CpuConv& layer) {
@@ -157,18 +185,18 @@ Tensor phase_weights(const Operands& operands) {
   return phases;
 }
 
-Tensor linear(const CpuLinear& layer, const Tensor& x, const Tensor& packed, const Tensor& bias) {
+Tensor linear(const CpuLinear& layer, const Tensor& x, const Pin& weight, const Tensor& bias) {
   at::DimVector sizes(x.sizes());
   sizes.back() = layer.epilogue == CpuEpilogue::geglu ? layer.outputs / 2 : layer.outputs;
   Tensor y = at::empty(sizes, x.options());
-  run_linear(layer, x, packed, bias, y, false);
+  run_linear(layer, x, weight, bias, y, false);
   return y;
 }
 
-void linear_add(const CpuLinear& layer, Tensor& y, const Tensor& x, const Tensor& packed,
+void linear_add(const CpuLinear& layer, Tensor& y, const Tensor& x, const Pin& weight,
                 const Tensor& bias) {
   ATELIER_CHECK(y.is_contiguous());
-  run_linear(layer, x, packed, bias, y, true);
+  run_linear(layer, x, weight, bias, y, true);
 }
 
 Tensor conv(const CpuConv& layer, const Tensor& x, const Tensor& packed, const Tensor& bias) {

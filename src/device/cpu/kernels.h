@@ -41,6 +41,9 @@ struct CpuKernels {
   int64_t (*linear_weight_bytes)(const CpuLinear& layer);
   void (*pack_linear)(const CpuLinear& layer, const CpuWeights& weights, void* packed,
                       const Parallel& parallel);
+  /// Packs U [outputs, tail] of a layer that has a tail, into the same `packed`.
+  void (*pack_linear_tail)(const CpuLinear& layer, const CpuWeights& weights, void* packed,
+                           const Parallel& parallel);
   void (*linear)(const CpuLinear& layer, const CpuLinearRun& run, const Parallel& parallel);
 
   // Convolutions (device/cpu/conv.h)

@@ -34,6 +34,7 @@ const CpuKernels kKernels{
     .linear_supported = no_linear,
     .linear_weight_bytes = no_linear_bytes,
     .pack_linear = no_pack_linear,
+    .pack_linear_tail = no_pack_linear,
     .linear = no_linear_run,
     .conv_method = no_conv,
     .conv_weight_bytes = no_conv_bytes,

@@ -42,6 +42,7 @@ const CpuKernels kAmxKernels{
     .linear_supported = tiled::linear_supported,
     .linear_weight_bytes = tiled::linear_weight_bytes,
     .pack_linear = tiled::pack_linear,
+    .pack_linear_tail = tiled::pack_linear_tail,
     .linear = tiled::linear,
     .conv_method = chosen::conv_method,
     .conv_weight_bytes = tiled::conv_weight_bytes,
