@@ -32,6 +32,8 @@ class Weight::Entry {
   Entry& operator=(const Entry&) = delete;
 
   Pin pin();
+  at::Tensor rows(const at::Tensor& ids);
+  bool as_stored() const;
   /// Lets the prepared tensor go; nobody may have it pinned or be about to.
   void drop();
   bool prepared() const { return ready_.load(std::memory_order_acquire); }

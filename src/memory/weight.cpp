@@ -30,13 +30,7 @@ bool is_whole(const WeightPart& part, const TensorInfo& info) {
   return info.shape.empty() || part.rows == info.shape[0];
 }
 
-// Whether the part's rows begin or end within a block.
-bool splits_blocks(const WeightPart& part, const TensorInfo& info) {
-  return !is_whole(part, info) &&
-         row_elements(info) % encoding_info(info.encoding).block_elements != 0;
-}
-
-// The stored bytes of the part's rows, which hold whole blocks.
+// The stored bytes of the part's rows, of an encoding without blocks.
 std::span<const std::byte> bytes_of(const WeightPart& part, const TensorInfo& info) {
   const std::span<const std::byte> all = part.source->bytes(part.name);
   if (is_whole(part, info)) return all;
@@ -47,14 +41,8 @@ std::span<const std::byte> bytes_of(const WeightPart& part, const TensorInfo& in
 
 // The part's elements as stored, row by row.
 void decode_rows(const WeightPart& part, const TensorInfo& info, at::Tensor out) {
-  if (!splits_blocks(part, info)) {
-    decode(bytes_of(part, info), info.encoding, out, part.name);
-    return;
-  }
-  at::Tensor whole = at::empty({info.elements()}, out.options());
-  decode(part.source->bytes(part.name), info.encoding, whole, part.name);
-  const int64_t row = row_elements(info);
-  out.view({-1}).copy_(whole.narrow(0, part.first_row * row, part.rows * row));
+  decode_range(part.source->bytes(part.name), info, part.first_row * row_elements(info), out,
+               part.name);
 }
 
 void decode_part(const WeightPart& part, const at::Tensor& out) {
@@ -63,6 +51,23 @@ void decode_part(const WeightPart& part, const at::Tensor& out) {
   const at::Tensor stored = at::empty({part.rows, row_elements(info)}, out.options());
   decode_rows(part, info, stored);
   out.view({row_elements(info), part.rows}).copy_(stored.t());
+}
+
+// Row `row` of a matrix whose parts lie as they are wanted.
+void decode_row(const Operand& operand, int64_t row, at::Tensor out) {
+  int64_t left = row;
+  for (const WeightPart& part : operand.parts) {
+    if (left >= 0 && left < part.rows) {
+      const TensorInfo& info = info_of(part);
+      const int64_t first = (part.first_row + left) * row_elements(info);
+      return decode_range(part.source->bytes(part.name), info, first, out, part.name);
+    }
+    left -= part.rows;
+  }
+  throw Error(ErrorCode::invalid_argument,
+              {.subject = operand.parts[0].name,
+               .expected = "a row below " + std::to_string(operand.shape[0]),
+               .found = std::to_string(row)});
 }
 
 void decode_operand(const Operand& operand, const at::Tensor& out) {
@@ -119,7 +124,7 @@ std::optional<at::ScalarType> Operands::stored_dtype() const {
   std::optional<at::ScalarType> common;
   for (const Operand& operand : operands_)
     for (const WeightPart& part : operand.parts) {
-      const std::optional<at::ScalarType> same = same_dtype(info_of(part).encoding);
+      const std::optional<at::ScalarType> same = same_dtype(info_of(part));
       if (!same || (common && common != same)) return {};
       common = same;
     }
@@ -133,7 +138,7 @@ at::Tensor Operands::decoded(size_t i, at::ScalarType dtype) const {
   if (operand.parts.size() == 1 && !operand.parts[0].transposed) {
     const WeightPart& part = operand.parts[0];
     const TensorInfo& info = info_of(part);
-    if (!splits_blocks(part, info)) {
+    if (same_dtype(info) == dtype) {
       const auto bytes = bytes_of(part, info);
       const at::Tensor view = view_of(bytes, info.encoding, dtype, operand.shape, part.source);
       if (view.defined()) return view;
@@ -201,6 +206,13 @@ Form plain_form() {
           }};
 }
 
+Form rows_form() {
+  Form form = plain_form();
+  form.name = "rows";
+  form.on_demand = true;
+  return form;
+}
+
 Form fp32_form() {
   return {"fp32", [](const Operands& operands, const Compute& compute) {
             return operands.joined(at::kFloat).to(compute.device.torch());
@@ -211,6 +223,13 @@ Pin Weight::pin() const {
   ATELIER_CHECK(entry_);
   return entry_->pin();
 }
+
+at::Tensor Weight::rows(const at::Tensor& ids) const {
+  ATELIER_CHECK(entry_);
+  return entry_->rows(ids);
+}
+
+bool Weight::as_stored() const { return entry_->as_stored(); }
 
 Weight Weight::as(Form form) const { return gather({*this}, std::move(form)); }
 
@@ -272,6 +291,31 @@ Pin Weight::Entry::pin() {
     if (!prepared()) prepare();
   }
   return Pin(prepared_, down_, rank_);
+}
+
+bool Weight::Entry::as_stored() const {
+  const std::vector<WeightPart>& parts = operands_[0].parts;
+  const bool rounded = compute_.rounded && compute_.rounded != compute_.dtype;
+  return operands_.size() == 1 && parts.size() == 1 && !parts[0].transposed && !rounded &&
+         same_dtype(info_of(parts[0])) == compute_.dtype;
+}
+
+at::Tensor Weight::Entry::rows(const at::Tensor& ids) {
+  const Operand& operand = operands_[0];
+  const bool turned = std::ranges::any_of(operand.parts, &WeightPart::transposed);
+  if (as_stored() || turned || prepared() || !state_->patches_of(operands_).empty())
+    return at::embedding(*pin(), ids);
+  ATELIER_CHECK(operands_.size() == 1 && operand.shape.size() == 2);
+  const at::Tensor flat = ids.to(at::kCPU, at::kLong).contiguous().view({-1});
+  const std::span<const int64_t> wanted(flat.const_data_ptr<int64_t>(),
+                                        static_cast<size_t>(flat.numel()));
+  const at::Tensor out = at::empty({flat.numel(), operand.shape[1]},
+                                   at::dtype(compute_.rounded.value_or(compute_.dtype)));
+  for (size_t i = 0; i < wanted.size(); ++i)
+    decode_row(operand, wanted[i], out[static_cast<int64_t>(i)]);
+  Shape shape = ids.sizes().vec();
+  shape.push_back(operand.shape[1]);
+  return out.to(compute_.dtype).to(compute_.device.torch()).view(shape);
 }
 
 void Weight::Entry::prepare() {
