@@ -2,6 +2,7 @@
 #pragma once
 
 #include "quant/codec/float_codes.h"
+#include "quant/codec/four_bits.h"
 
 namespace atelier {
 namespace {
@@ -34,22 +35,6 @@ struct ScalarE5M2 {
   __attribute__((always_inline)) static float widen(Type code) { return e5m2_to_float(code); }
 };
 
-/// Sixteen floats that four bits stand for, the first of two codes in the high half of a byte.
-/// NF4: quantiles of a normal distribution, arXiv:2305.14314, appendix E.
-struct NormalFloat4 {
-  static constexpr float kValues[16] = {
-      -1.0F,           -0.6961928009986877F, -0.5250730514526367F, -0.39491748809814453F,
-      -0.28444138169288635F, -0.18477343022823334F, -0.09105003625154495F, 0.0F,
-      0.07958029955625534F,  0.16093020141124725F,  0.24611230194568634F,  0.33791524171829224F,
-      0.44070982933044434F,  0.5626170039176941F,   0.7229568362236023F,   1.0F};
-};
-/// FP4 as bitsandbytes orders it: sign, then 0, 1/192, 2/3, 1, 1/3, 1/2, 1/6, 1/4.
-struct TwelfthsFloat4 {
-  static constexpr float kValues[16] = {0.0F,        0.0625F / 12, 8.0F / 12,   1.0F,
-                                        4.0F / 12,   0.5F,         2.0F / 12,   0.25F,
-                                        -0.0F,       -0.0625F / 12, -8.0F / 12, -1.0F,
-                                        -4.0F / 12,  -0.5F,        -2.0F / 12,  -0.25F};
-};
 template <class Table>
 struct ScalarNibbles {
   using Values = Table;
