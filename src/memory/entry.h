@@ -4,6 +4,7 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "memory/residency.h"
@@ -17,6 +18,8 @@ struct Residency::State {
   PatchTable patches;
   std::atomic<int64_t> weight_bytes = 0, peak_weight_bytes = 0;
 
+  /// Those that have handles and are not prepared on demand, in the order of binding.
+  std::vector<std::shared_ptr<Weight::Entry>> live();
   void add_entry(const std::shared_ptr<Weight::Entry>& entry);
   void count(int64_t bytes);
   /// Patches by operand; empty if no operand has any.
@@ -36,6 +39,11 @@ class Weight::Entry {
   bool as_stored() const;
   /// Lets the prepared tensor go; nobody may have it pinned or be about to.
   void drop();
+  /// Whether the prepared tensor is kept for the next pin.
+  void set_stays(bool stays);
+  bool stays() const { return stays_; }
+  /// Bytes of the prepared tensor, worked out from shapes; a view's are the file's.
+  int64_t expected_bytes() const;
   bool prepared() const { return ready_.load(std::memory_order_acquire); }
   bool on_demand() const { return form_.on_demand; }
   /// Starts fetching the stored bytes.
@@ -47,7 +55,8 @@ class Weight::Entry {
   const std::shared_ptr<Residency::State>& state() const { return state_; }
 
  private:
-  void prepare();
+  Pin prepare() const;
+  void keep(Pin pin);
   void release_stored() const;
 
   std::shared_ptr<Residency::State> state_;
@@ -56,8 +65,8 @@ class Weight::Entry {
   Compute compute_;
   std::mutex mutex_;
   std::atomic<bool> ready_ = false;
-  at::Tensor prepared_, down_;  // written before ready_
-  int64_t rank_ = 0;
+  bool stays_ = true;
+  std::optional<Pin> prepared_;  // written before ready_
   int64_t bytes_ = 0;
 };
 

@@ -9,7 +9,8 @@
 namespace atelier {
 namespace {
 constexpr size_t kAhead = 8;  // weights whose bytes are asked for before their turn
-}
+constexpr int64_t kSmall = 64 << 10;  // bytes up to which preparing costs more than keeping
+}  // namespace
 
 void Residency::State::add_entry(const std::shared_ptr<Weight::Entry>& entry) {
   const std::lock_guard lock(mutex);
@@ -47,6 +48,47 @@ Weight Residency::bind(Operand operand, Form form, const Compute& compute) {
   return Weight(std::move(entry));
 }
 
+std::vector<std::shared_ptr<Weight::Entry>> Residency::State::live() {
+  const std::lock_guard lock(mutex);
+  std::erase_if(entries, [](const auto& entry) { return entry.expired(); });
+  std::vector<std::shared_ptr<Weight::Entry>> found;
+  for (const auto& weak : entries)
+    if (auto entry = weak.lock(); entry && !entry->on_demand()) found.push_back(std::move(entry));
+  return found;
+}
+
+Residency::Needs Residency::needs() const {
+  Needs needs;
+  for (const auto& entry : state_->live()) {
+    const Bytes prepared(entry->expected_bytes());
+    needs.prepared += prepared;
+    needs.stored += Bytes(entry->stored_bytes());
+    needs.largest = std::max(needs.largest, prepared);
+  }
+  return needs;
+}
+
+void Residency::keep_prepared(Bytes most) {
+  const auto entries = state_->live();
+  std::vector<int64_t> sizes;
+  int64_t small = 0, large = 0;
+  for (const auto& entry : entries) {
+    sizes.push_back(entry->expected_bytes());
+    (sizes.back() < kSmall ? small : large) += sizes.back();
+  }
+  const double share =
+      large == 0 ? 1 : static_cast<double>(most.count() - small) / static_cast<double>(large);
+  double allowed = 0;  // of the weights so far, less what stays of them
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const auto size = static_cast<double>(sizes[i]);
+    const bool is_small = sizes[i] < kSmall;
+    if (!is_small) allowed += share * size;
+    const bool stays = is_small || share >= 1 || allowed >= size;
+    if (stays && !is_small) allowed -= size;
+    entries[i]->set_stays(stays);
+  }
+}
+
 void Residency::set_patches(PatchTable patches) {
   std::vector<std::shared_ptr<Weight::Entry>> changed;
   {
@@ -69,14 +111,11 @@ void Residency::set_patches(PatchTable patches) {
 void Residency::prepare_all(const std::function<bool(double)>& progress) {
   std::vector<std::shared_ptr<Weight::Entry>> waiting;
   int64_t total = 0, done = 0;
-  {
-    const std::lock_guard lock(state_->mutex);
-    std::erase_if(state_->entries, [](const auto& entry) { return entry.expired(); });
-    for (const auto& weak : state_->entries)
-      if (auto entry = weak.lock(); entry && !entry->prepared() && !entry->on_demand()) {
-        total += entry->stored_bytes();
-        waiting.push_back(std::move(entry));
-      }
+  for (auto& entry : state_->live()) {
+    if (!entry->stays()) entry->will_need();
+    if (!entry->stays() || entry->prepared()) continue;
+    total += entry->stored_bytes();
+    waiting.push_back(std::move(entry));
   }
   for (size_t i = 0; i < std::min(waiting.size(), kAhead); ++i) waiting[i]->will_need();
   for (size_t i = 0; i < waiting.size(); ++i) {

@@ -5,6 +5,8 @@
 #include <ATen/core/grad_mode.h>
 #include <c10/core/InferenceMode.h>
 
+#include <numeric>
+
 #include "base/error.h"
 #include "memory/entry.h"
 #include "quant/decode.h"
@@ -18,6 +20,10 @@ int64_t row_elements(const TensorInfo& info) {
 
 int64_t part_elements(const WeightPart& part, const TensorInfo& info) {
   return info.shape.empty() ? 1 : part.rows * row_elements(info);
+}
+
+int64_t elements_of(const Shape& shape) {
+  return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
 }
 
 const TensorInfo& info_of(const WeightPart& part) {
@@ -51,23 +57,6 @@ void decode_part(const WeightPart& part, const at::Tensor& out) {
   const at::Tensor stored = at::empty({part.rows, row_elements(info)}, out.options());
   decode_rows(part, info, stored);
   out.view({row_elements(info), part.rows}).copy_(stored.t());
-}
-
-// Row `row` of a matrix whose parts lie as they are wanted.
-void decode_row(const Operand& operand, int64_t row, at::Tensor out) {
-  int64_t left = row;
-  for (const WeightPart& part : operand.parts) {
-    if (left >= 0 && left < part.rows) {
-      const TensorInfo& info = info_of(part);
-      const int64_t first = (part.first_row + left) * row_elements(info);
-      return decode_range(part.source->bytes(part.name), info, first, out, part.name);
-    }
-    left -= part.rows;
-  }
-  throw Error(ErrorCode::invalid_argument,
-              {.subject = operand.parts[0].name,
-               .expected = "a row below " + std::to_string(operand.shape[0]),
-               .found = std::to_string(row)});
 }
 
 void decode_operand(const Operand& operand, const at::Tensor& out) {
@@ -131,6 +120,12 @@ std::optional<at::ScalarType> Operands::stored_dtype() const {
   return common;
 }
 
+int64_t Operands::elements() const {
+  int64_t elements = 0;
+  for (const Operand& operand : operands_) elements += elements_of(operand.shape);
+  return elements;
+}
+
 at::Tensor Operands::decoded(size_t i, at::ScalarType dtype) const {
   if (rounds_before(dtype)) return decoded(i, *rounded_).to(dtype);
   const Operand& operand = operands_[i];
@@ -167,6 +162,44 @@ at::Tensor Operands::joined(at::ScalarType dtype) const {
   return out;
 }
 
+bool Operands::streams() const {
+  if (merges()) return false;
+  return std::ranges::none_of(operands_, [](const Operand& operand) {
+    return std::ranges::any_of(operand.parts, &WeightPart::transposed);
+  });
+}
+
+void Operands::read(int64_t first, int64_t count, at::ScalarType dtype, void* to) const {
+  ATELIER_CHECK(streams() && !rounds_before(dtype));
+  char* out = static_cast<char*>(to);
+  int64_t row = 0;  // of the joined operands
+  for (const Operand& operand : operands_) {
+    const int64_t width = elements_of(operand.shape) / operand.shape[0];
+    int64_t begin = row;  // of the part
+    for (const WeightPart& part : operand.parts) {
+      const TensorInfo& info = info_of(part);
+      const int64_t rows = part_elements(part, info) / width;
+      const int64_t from = std::max(first, begin), end = std::min(first + count, begin + rows);
+      if (from < end) {
+        const int64_t start = part.first_row * row_elements(info) + (from - begin) * width;
+        const int64_t elements = (end - from) * width;
+        decode_range(part.source->bytes(part.name), info, start, elements, dtype, out, part.name);
+        out += elements * static_cast<int64_t>(c10::elementSize(dtype));
+      }
+      begin += rows;
+    }
+    row += operand.shape[0];
+  }
+}
+
+int64_t Operands::side_rank() const {
+  int64_t rank = 0;
+  if (beside_)
+    for (const auto& of_one : patches_)
+      for (const PlacedPatch& placed : of_one) rank += placed.patch->low_rank()->up.size(1);
+  return rank;
+}
+
 std::optional<LowRank> Operands::side() const {
   if (!beside_ || patches_.empty()) return {};
   struct Placed {
@@ -201,7 +234,7 @@ std::optional<LowRank> Operands::side() const {
 }
 
 Form plain_form() {
-  return {"plain", [](const Operands& operands, const Compute& compute) {
+  return {.name = "plain", .prepare = [](const Operands& operands, const Compute& compute) {
             return operands.joined(compute.dtype).to(compute.device.torch());
           }};
 }
@@ -214,9 +247,15 @@ Form rows_form() {
 }
 
 Form fp32_form() {
-  return {"fp32", [](const Operands& operands, const Compute& compute) {
-            return operands.joined(at::kFloat).to(compute.device.torch());
-          }};
+  return {.name = "fp32",
+          .prepare =
+              [](const Operands& operands, const Compute& compute) {
+                return operands.joined(at::kFloat).to(compute.device.torch());
+              },
+          .size =
+              [](const Operands& operands, const Compute&) {
+                return operands.elements() * static_cast<int64_t>(sizeof(float));
+              }};
 }
 
 Pin Weight::pin() const {
@@ -276,7 +315,8 @@ void Weight::Entry::will_need() const {
 
 // Unless the prepared tensor is a view of them.
 void Weight::Entry::release_stored() const {
-  const void* const prepared = prepared_.is_mkldnn() ? nullptr : prepared_.const_data_ptr();
+  const at::Tensor& tensor = **prepared_;
+  const void* const prepared = tensor.is_mkldnn() ? nullptr : tensor.const_data_ptr();
   for (const Operand& operand : operands_)
     for (const WeightPart& part : operand.parts) {
       const std::span<const std::byte> bytes = part.source->bytes(part.name);
@@ -286,11 +326,12 @@ void Weight::Entry::release_stored() const {
 }
 
 Pin Weight::Entry::pin() {
+  if (!stays_) return prepare();
   if (!prepared()) {
     const std::lock_guard lock(mutex_);
-    if (!prepared()) prepare();
+    if (!prepared()) keep(prepare());
   }
-  return Pin(prepared_, down_, rank_);
+  return *prepared_;
 }
 
 bool Weight::Entry::as_stored() const {
@@ -301,37 +342,43 @@ bool Weight::Entry::as_stored() const {
 }
 
 at::Tensor Weight::Entry::rows(const at::Tensor& ids) {
-  const Operand& operand = operands_[0];
-  const bool turned = std::ranges::any_of(operand.parts, &WeightPart::transposed);
-  if (as_stored() || turned || prepared() || !state_->patches_of(operands_).empty())
-    return at::embedding(*pin(), ids);
-  ATELIER_CHECK(operands_.size() == 1 && operand.shape.size() == 2);
+  const OperandPatches patches = state_->patches_of(operands_);
+  const Operands operands(operands_, patches, compute_.rounded, false);
+  if (as_stored() || prepared() || !operands.streams()) return at::embedding(*pin(), ids);
+  const int64_t rows = operands_[0].shape[0], width = elements_of(operands_[0].shape) / rows;
   const at::Tensor flat = ids.to(at::kCPU, at::kLong).contiguous().view({-1});
-  const std::span<const int64_t> wanted(flat.const_data_ptr<int64_t>(),
-                                        static_cast<size_t>(flat.numel()));
-  const at::Tensor out = at::empty({flat.numel(), operand.shape[1]},
-                                   at::dtype(compute_.rounded.value_or(compute_.dtype)));
-  for (size_t i = 0; i < wanted.size(); ++i)
-    decode_row(operand, wanted[i], out[static_cast<int64_t>(i)]);
+  const auto* wanted = flat.const_data_ptr<int64_t>();
+  const at::ScalarType dtype = compute_.rounded.value_or(compute_.dtype);
+  const at::Tensor out = at::empty({flat.numel(), width}, at::dtype(dtype));
+  char* to = static_cast<char*>(out.mutable_data_ptr());
+  for (int64_t i = 0; i < flat.numel(); ++i) {
+    if (wanted[i] < 0 || wanted[i] >= rows)
+      throw Error(ErrorCode::invalid_argument, {.subject = operands_[0].parts[0].name,
+                                                .expected = "a row below " + std::to_string(rows),
+                                                .found = std::to_string(wanted[i])});
+    operands.read(wanted[i], 1, dtype, to + i * width * out.element_size());
+  }
   Shape shape = ids.sizes().vec();
-  shape.push_back(operand.shape[1]);
+  shape.push_back(width);
   return out.to(compute_.dtype).to(compute_.device.torch()).view(shape);
 }
 
-void Weight::Entry::prepare() {
+Pin Weight::Entry::prepare() const {
   // Outside inference mode whoever comes first, so that the tensor is the same kind for everyone.
   const c10::InferenceMode off(false);
   const at::NoGradGuard no_gradients;
   const OperandPatches patches = state_->patches_of(operands_);
   const bool beside = form_.prepare_down && runs_beside(operands_, patches);
   const Operands operands(operands_, patches, compute_.rounded, beside);
-  prepared_ = form_.prepare(operands, compute_);
-  bytes_ = prepared_bytes(prepared_);
-  if (const std::optional<LowRank> side = operands.side()) {
-    rank_ = side->down.size(0);
-    down_ = form_.prepare_down(side->down, compute_);
-    bytes_ += prepared_bytes(down_);
-  }
+  at::Tensor prepared = form_.prepare(operands, compute_);
+  const std::optional<LowRank> side = operands.side();
+  if (!side) return Pin(std::move(prepared));
+  return Pin(std::move(prepared), form_.prepare_down(side->down, compute_), side->down.size(0));
+}
+
+void Weight::Entry::keep(Pin pin) {
+  bytes_ = prepared_bytes(*pin) + (pin.rank() > 0 ? prepared_bytes(pin.down()) : 0);
+  prepared_ = std::move(pin);
   state_->count(bytes_);
   release_stored();
   ready_.store(true, std::memory_order_release);
@@ -341,10 +388,21 @@ void Weight::Entry::drop() {
   const std::lock_guard lock(mutex_);
   if (!prepared()) return;
   ready_.store(false, std::memory_order_release);
-  prepared_ = at::Tensor();
-  down_ = at::Tensor();
-  rank_ = 0;
+  prepared_.reset();
   state_->count(-std::exchange(bytes_, 0));
+}
+
+void Weight::Entry::set_stays(bool stays) {
+  stays_ = stays;
+  if (!stays) drop();
+}
+
+int64_t Weight::Entry::expected_bytes() const {
+  const OperandPatches patches = state_->patches_of(operands_);
+  const bool beside = form_.prepare_down && runs_beside(operands_, patches);
+  const Operands operands(operands_, patches, compute_.rounded, beside);
+  if (form_.size) return form_.size(operands, compute_);
+  return operands.elements() * static_cast<int64_t>(c10::elementSize(compute_.dtype));
 }
 
 }  // namespace atelier

@@ -60,10 +60,19 @@ class Operands {
   at::Tensor decoded(size_t i, at::ScalarType dtype) const;
   /// All operands joined along dim 0, contiguous, on the CPU; a lone operand as by `decoded`.
   at::Tensor joined(at::ScalarType dtype) const;
+  /// Whether `read` can stand for `joined`: no part is transposed and nothing is merged.
+  bool streams() const;
+  /// Rows [first, first + count) of `joined(dtype)` to `to`, with room for them; any thread. Only
+  /// where `streams`, and if operands are rounded, in the dtype they are rounded to.
+  void read(int64_t first, int64_t count, at::ScalarType dtype, void* to) const;
+  /// Number of elements of all operands.
+  int64_t elements() const;
   /// What the layer adds to the product with the joined operands [out, in]: up [out, r] times
   /// down [r, in], all low-rank patches joined along r with their strengths in `up`. Nothing if
   /// there are none or `joined` has them.
   std::optional<LowRank> side() const;
+  /// Its r; 0 without one.
+  int64_t side_rank() const;
 
  private:
   bool rounds_before(at::ScalarType dtype) const { return rounded_ && rounded_ != dtype; }
@@ -83,6 +92,8 @@ struct Form {
   /// Of forms whose layer runs low-rank patches of quantised matrices beside the stored product:
   /// makes `LowRank::down` what `Pin::down` gives; `up` is then `prepare`'s affair.
   std::function<at::Tensor(const at::Tensor& down, const Compute& compute)> prepare_down = {};
+  /// Bytes of what `prepare` will give; unset: those of the joined operands in the compute dtype.
+  std::function<int64_t(const Operands& operands, const Compute& compute)> size = {};
 };
 
 /// The operands joined in the compute dtype on the compute device.

@@ -44,6 +44,30 @@ Tensor stored(const Operands& operands) {
   return operands.joined(dtype);
 }
 
+/// Operands as kernels read them while packing: where they lie, or decoded a few rows at a time.
+class PackedFrom final : public CpuWeightReader {
+ public:
+  /// What the file has not as floats comes as `wanted`.
+  PackedFrom(const Operands& operands, CpuType wanted) : operands_(operands) {
+    const auto stored = operands.stored_dtype();
+    dtype_ = stored.value_or(wanted == CpuType::bf16 ? at::kBFloat16 : at::kFloat);
+    const bool lies = stored && operands.size() == 1;
+    if (lies || !operands.streams()) joined_ = operands.joined(dtype_);
+  }
+  CpuWeights weights() const {
+    const CpuType type = dtype_ == at::kHalf ? CpuType::fp16 : *compute_type(dtype_);
+    return {type, joined_.defined() ? joined_.const_data_ptr() : nullptr, this};
+  }
+  void read(int64_t first, int64_t count, void* to) const override {
+    operands_.read(first, count, dtype_, to);
+  }
+
+ private:
+  const Operands& operands_;
+  at::ScalarType dtype_;
+  Tensor joined_;
+};
+
 CpuWeights weights_of(const Tensor& stored) {
   const CpuType type = stored.scalar_type() == at::kHalf ? CpuType::fp16 : type_of(stored);
   return {type, stored.const_data_ptr()};
@@ -151,10 +175,10 @@ Form linear_form(const CpuLinear& layer) {
                 const std::optional<LowRank> side = operands.side();
                 CpuLinear whole = layer;
                 if (side) whole.tail = side->up.size(1);
-                const Tensor plain = stored(operands);
+                const PackedFrom from(operands, layer.type);
                 Tensor packed = bytes(kernels().linear_weight_bytes(whole));
                 void* const to = packed.mutable_data_ptr();
-                kernels().pack_linear(whole, weights_of(plain), to, kParallel);
+                kernels().pack_linear(whole, from.weights(), to, kParallel);
                 if (side) kernels().pack_linear_tail(whole, weights_of(side->up), to, kParallel);
                 return packed;
               },
@@ -165,16 +189,29 @@ Form linear_form(const CpuLinear& layer) {
                 kernels().pack_linear(first, weights_of(down), packed.mutable_data_ptr(),
                                       kParallel);
                 return packed;
+              },
+          .size =
+              [layer](const Operands& operands, const Compute&) {
+                CpuLinear whole = layer;
+                whole.tail = operands.side_rank();
+                return kernels().linear_weight_bytes(whole);
               }};
 }
 
 Form conv_form(const CpuConv& layer) {
-  return {"conv", [layer](const Operands& operands, const Compute&) {
-            const Tensor plain = stored(operands);
-            Tensor packed = bytes(kernels().conv_weight_bytes(layer));
-            kernels().pack_conv(layer, weights_of(plain), packed.mutable_data_ptr(), kParallel);
-            return packed;
-          }};
+  return {.name = "conv",
+          .prepare =
+              [layer](const Operands& operands, const Compute&) {
+                // Where weights are summed before they are rounded, they are not rounded twice.
+                const bool sums =
+                    layer.upsample || kernels().conv_method(layer) == CpuConvMethod::winograd;
+                const PackedFrom from(operands, sums ? CpuType::fp32 : layer.type);
+                Tensor packed = bytes(kernels().conv_weight_bytes(layer));
+                kernels().pack_conv(layer, from.weights(), packed.mutable_data_ptr(), kParallel);
+                return packed;
+              },
+          .size = [layer](const Operands&,
+                          const Compute&) { return kernels().conv_weight_bytes(layer); }};
 }
 
 Tensor phase_weights(const Operands& operands) {

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include "models/part.h"
 #include "pipeline/model_files.h"
@@ -21,6 +22,7 @@ class Component {
   void bind(BindReport& report) {
     residency_ = std::make_unique<Residency>();
     part_ = load_part(*def_, found_.source, found_.place, *residency_, report, compute_);
+    if (most_prepared_) residency_->keep_prepared(*most_prepared_);
   }
   /// The part, bound again if it was released.
   const Interface& get() {
@@ -36,6 +38,17 @@ class Component {
     get();
     residency_->prepare_all(progress);
   }
+  /// What its weights take; binds if need be.
+  Residency::Needs needs() {
+    get();
+    return residency_->needs();
+  }
+  /// Lets at most so many bytes of weights stay prepared, as `Residency::keep_prepared`, now and
+  /// whenever it is bound again; unset: all.
+  void keep_prepared(std::optional<Bytes> most) {
+    most_prepared_ = most;
+    if (residency_ && most) residency_->keep_prepared(*most);
+  }
   void release() {
     part_.reset();
     residency_.reset();
@@ -47,6 +60,7 @@ class Component {
   const PartDef<Interface>* def_;
   FoundPart found_;
   Compute compute_;
+  std::optional<Bytes> most_prepared_;
   std::unique_ptr<Residency> residency_;
   std::unique_ptr<Interface> part_;
 };

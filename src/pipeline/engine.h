@@ -47,12 +47,6 @@ class Engine {
   at::Tensor to_model_space(const at::Tensor& latent) const;
   at::Tensor to_vae_space(const at::Tensor& latent) const;
 
-  /// Bytes of prepared weights, predicted from shapes.
-  struct WeightBytes {
-    Bytes unet, text, vae;
-  };
-  const WeightBytes& weight_bytes() const { return weight_bytes_; }
-
  private:
   void bind();
 
@@ -62,7 +56,6 @@ class Engine {
   std::vector<Component<TextEncoder>> text_;
   ModelTraits traits_;
   std::unique_ptr<ModelSampling> sampling_;
-  WeightBytes weight_bytes_;
 };
 
 }  // namespace atelier

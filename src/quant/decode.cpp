@@ -1,6 +1,9 @@
 // Decoding into tensors, and tensors that need none.
 #include "quant/decode.h"
 
+#include <cstring>
+#include <vector>
+
 #include "base/error.h"
 #include "device/torch_parallel.h"
 
@@ -40,6 +43,14 @@ void decode_range(std::span<const std::byte> bytes, const TensorInfo& info, int6
   ATELIER_CHECK(out.is_contiguous() && out.is_cpu());
   const std::span to(static_cast<std::byte*>(out.mutable_data_ptr()), out.nbytes());
   decode_range(bytes, info, first, number_of(out.scalar_type()), to, TorchParallel(), tensor);
+}
+
+void decode_range(std::span<const std::byte> bytes, const TensorInfo& info, int64_t first,
+                  int64_t count, at::ScalarType dtype, void* to, std::string_view tensor) {
+  const Number number = number_of(dtype);
+  const std::span out(static_cast<std::byte*>(to),
+                      static_cast<size_t>(count * number_bytes(number)));
+  decode_range(bytes, info, first, number, out, SerialParallel(), tensor);
 }
 
 std::optional<at::ScalarType> same_dtype(const TensorInfo& info) {

@@ -6,6 +6,7 @@
 #include "app/generate_options.h"
 #include "base/bytes.h"
 #include "base/json.h"
+#include "memory/plan.h"
 #include "pipeline/engine.h"
 #include "pipeline/start_latent.h"
 #include "sampling/sample.h"
@@ -26,6 +27,7 @@ struct Plan {
   bool seed_chosen = false;
   int threads = 1;
   Bytes weights, activations, needed, available;
+  PhaseMemory text, unet, vae;
 };
 
 /// Chooses what the options leave open, and draws a random seed if none is given. Throws `mismatch`
@@ -38,6 +40,9 @@ SampleJob sample_job(const GenerateOptions& options, const Engine& engine, doubl
 
 /// Throws `out_of_memory` with the figures and what would help if the plan cannot fit.
 void require_memory(const Plan& plan, const GenerateOptions& options);
+
+/// Tells each component how much of its weights may stay prepared.
+void limit_memory(const Plan& plan, Engine& engine);
 
 /// The "plan" event.
 Json plan_event(const Plan& plan, const GenerateOptions& options, Engine& engine);

@@ -140,6 +140,22 @@ TEST_P(LinearTest, EveryEpilogueAgrees) {
   }
 }
 
+TEST_P(LinearTest, WeightsReadWhilePackingArePackedAlike) {
+  for (const CpuEpilogue epilogue : {CpuEpilogue::plain, CpuEpilogue::geglu}) {
+    for (const int64_t outputs : {2, 40, 166}) {
+      const CpuLinear layer{type(), 75, outputs, epilogue};
+      if (!kernels().linear_supported(layer)) return;
+      const Array weights = Array::random(type(), outputs * 75, 2);
+      const CopyingReader reader(weights, 75);
+      const int64_t size = kernels().linear_weight_bytes(layer);
+      PackedBytes lying(size), read(size);
+      kernels().pack_linear(layer, {type(), weights.data()}, lying.data(), SerialParallel());
+      kernels().pack_linear(layer, {type(), nullptr, &reader}, read.data(), SpawnParallel(3));
+      EXPECT_EQ(std::memcmp(lying.data(), read.data(), static_cast<size_t>(size)), 0);
+    }
+  }
+}
+
 TEST_P(LinearTest, TailsOfAnyLengthAreAdded) {
   for (const int64_t tail : {1, 4, 16, 31, 32, 33, 96, 128}) {
     expect_right({{.type = type(), .inputs = 75, .outputs = 64, .tail = tail}, 40});

@@ -48,16 +48,17 @@ struct LinearShape {
 
 /// The steps of one range: weights [outputs][range.inputs].
 template <class T, class S>
-void pack_linear_panel(const LinearShape& shape, const InputRange& range, const S* weights,
-                       int64_t panel, char* packed) {
-  char* out = packed + (panel * shape.steps + range.first_step) * kStepBytes<T>;
-  for (int64_t step = 0; step < range.steps; ++step, out += kStepBytes<T>) {
-    for (int64_t tile = 0; tile < 2; ++tile) {
-      const int64_t first = shape.output(panel, tile), present = shape.present(panel, tile);
+void pack_linear_panel(const LinearShape& shape, const InputRange& range,
+                       const WeightRows<S>& weights, int64_t panel, char* packed) {
+  for (int64_t tile = 0; tile < 2; ++tile) {
+    const int64_t present = shape.present(panel, tile);
+    const S* const first = weights.rows(present > 0 ? shape.output(panel, tile) : 0, present);
+    char* out = packed + (panel * shape.steps + range.first_step) * kStepBytes<T>;
+    for (int64_t step = 0; step < range.steps; ++step, out += kStepBytes<T>) {
       __m512i rows[kParts<T>][16];
       for (int64_t i = 0; i < 16; ++i) {
         const int64_t left = i < present ? range.inputs - step * kTileWidth : 0;
-        const S* row = weights + (i < present ? (first + i) * range.inputs : 0);
+        const S* row = first + (i < present ? i * range.inputs : 0);
         __m512i parts[kParts<T>];
         split<T>(row + (left > 0 ? step * kTileWidth : 0), left, parts);
         for (int part = 0; part < kParts<T>; ++part) rows[part][i] = parts[part];
@@ -244,13 +245,11 @@ int64_t linear_weight_bytes(const CpuLinear& layer) {
 void pack_range(const CpuLinear& layer, const LinearShape& shape, const InputRange& range,
                 const CpuWeights& weights, void* packed, const Parallel& parallel) {
   with_type(layer.type, [&](auto number) {
-    with_weights(weights, [&](const auto* numbers) {
-      parallel_for(parallel, shape.panels, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) {
-          pack_linear_panel<decltype(number)>(shape, range, numbers, i, static_cast<char*>(packed));
-        }
-      });
-    });
+    for_weights(weights, range.inputs, 16, shape.panels, parallel,
+                [&](const auto& rows, int64_t panel) {
+                  pack_linear_panel<decltype(number)>(shape, range, rows, panel,
+                                                      static_cast<char*>(packed));
+                });
   });
 }
 void pack_linear(const CpuLinear& layer, const CpuWeights& weights, void* packed,

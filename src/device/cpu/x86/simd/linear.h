@@ -57,7 +57,8 @@ class LinearKernel {
   const InputWords& tail() const { return tail_; }
   /// The words of one range: weights [outputs][range.inputs].
   template <class S>
-  void pack(const InputWords& range, const S* weights, int64_t panel, char* packed) const;
+  void pack(const InputWords& range, const WeightRows<S>& weights, int64_t panel,
+            char* packed) const;
   void run(const CpuLinearRun& run, const Parallel& parallel) const;
 
  private:
@@ -89,20 +90,23 @@ class LinearKernel {
 
 template <class T>
 template <class S>
-void LinearKernel<T>::pack(const InputWords& range, const S* weights, int64_t panel,
+void LinearKernel<T>::pack(const InputWords& range, const WeightRows<S>& weights, int64_t panel,
                            char* packed) const {
   constexpr int64_t kDepth = 64;
   alignas(64) float columns[kDepth * kPanel];
   char* out = packed + panel * panel_bytes() + range.first * kPanel * kStored;
   const int64_t part = gated_ ? kPanel / 2 : kPanel, first = panel * part;
+  const int64_t present = max64(0, min64(part, columns_ - first));
+  const S* const values = weights.rows(first, present);
+  const S* const gates = gated_ ? weights.rows(columns_ + first, present, part) : values;
   for (int64_t k = 0; k < range.words * kWord; k += kDepth) {
     // Values and gates come from two places; read_columns() is for one, so it is called per vector.
     for (int64_t column = 0; column < kPanel; column += kLanes) {
       const bool gate = gated_ && column >= part;
-      const int64_t output = first + column - (gate ? part : 0), from = output + gate * columns_;
+      const int64_t output = column - (gate ? part : 0);
       alignas(64) float vectors[kDepth * kLanes];
-      read_columns(weights + from * range.inputs, range.inputs, columns_ - output, k, kDepth,
-                   kLanes, vectors);
+      read_columns((gate ? gates : values) + output * range.inputs, range.inputs, present - output,
+                   k, kDepth, kLanes, vectors);
       for (int64_t i = 0; i < kDepth; ++i) {
         store(columns + i * kPanel + column, load_aligned(vectors + i * kLanes));
       }
@@ -286,13 +290,10 @@ int64_t linear_scratch_bytes(const CpuLinear& layer, int64_t rows, int threads) 
 template <class T>
 void pack_range(const LinearKernel<T>& kernel, const InputWords& range, const CpuWeights& weights,
                 void* packed, const Parallel& parallel) {
-  with_weights(weights, [&](const auto* numbers) {
-    parallel_for(parallel, kernel.panels(), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        kernel.pack(range, numbers, i, static_cast<char*>(packed));
-      }
-    });
-  });
+  for_weights(weights, range.inputs, kPanel, kernel.panels(), parallel,
+              [&](const auto& rows, int64_t panel) {
+                kernel.pack(range, rows, panel, static_cast<char*>(packed));
+              });
 }
 void pack_linear(const CpuLinear& layer, const CpuWeights& weights, void* packed,
                  const Parallel& parallel) {
