@@ -1,9 +1,6 @@
 // Decoding into tensors, and tensors that need none.
 #include "quant/decode.h"
 
-#include <cstring>
-#include <vector>
-
 #include "base/error.h"
 #include "device/torch_parallel.h"
 
