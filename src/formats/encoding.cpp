@@ -1,6 +1,6 @@
 // The table of encodings. Block sizes are those of ggml's block structures (ggml-common.h) and of
-// safetensors' Dtype; gguf-py lists Q8_1 with 40 bytes, the C structure has 36. NF4 and FP4 are those
-// of bitsandbytes, two to a byte, under scales of their own (scaling.h).
+// safetensors' Dtype; gguf-py lists Q8_1 with 40 bytes, the C structure has 36. NF4 and FP4 are
+// those of bitsandbytes, two to a byte, under scales of their own (scaling.h).
 #include "formats/encoding.h"
 
 #include <algorithm>

@@ -257,8 +257,7 @@ void ScaleFinder::add_factors(const std::string& weight, const std::string& name
                  .found = fmt::format("{} under {}", encoding_info(encoding).name, in_quotes(name)),
                  .hint = "Use the model's bf16, fp8 or GGUF file"});
   if (!is_scale_encoding(scales.encoding))
-    bad_scale(name, "scales in F32, F16 or BF16",
-              std::string(encoding_info(scales.encoding).name));
+    bad_scale(name, "scales in F32, F16 or BF16", std::string(encoding_info(scales.encoding).name));
   const auto tiles = tiles_of(scales.shape, scaled.shape);
   if (!tiles)
     bad_scale(name,

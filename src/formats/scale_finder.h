@@ -35,8 +35,8 @@ class ScaleFinder {
   void add_factors(const std::string& weight, const std::string& name, float factor);
   void find_four_bits();
   void add_four_bits(const std::string& weight, const std::string& state, Encoding encoding);
-  NestedScales nested_scales(const std::string& weight, const std::string& state,
-                             const Json& json, int64_t blocks) const;
+  NestedScales nested_scales(const std::string& weight, const std::string& state, const Json& json,
+                             int64_t blocks) const;
   void check_layers() const;
   void check_marked() const;
   void add(const std::string& weight, Scaling scaling, std::vector<std::string> companions);

@@ -199,11 +199,13 @@ TEST(ScaledSource, NamesTheScaleThatIsWrong) {
     return scaled_fp8().put(name, encoding, std::move(shape));
   };
   const std::string at = "model.safetensors: tensor 'a.scale_weight': expected ";
-  expect_refused(with("a.scale_weight", Encoding::f32, {5}), ErrorCode::malformed, at + "one scale");
+  expect_refused(with("a.scale_weight", Encoding::f32, {5}), ErrorCode::malformed,
+                 at + "one scale");
   expect_refused(with("a.scale_weight", Encoding::f32, {2, 1}), ErrorCode::malformed,
                  at + "one scale for all of [4, 6], for each row or for each of its equal tiles, "
                       "found [2, 1]");
-  expect_refused(with("a.scale_weight", Encoding::f32, {0}), ErrorCode::malformed, at + "one scale");
+  expect_refused(with("a.scale_weight", Encoding::f32, {0}), ErrorCode::malformed,
+                 at + "one scale");
   expect_refused(with("a.scale_weight", Encoding::u8, {1}), ErrorCode::malformed, at + "scales in");
   for (const float value : {INFINITY, -INFINITY, NAN})
     expect_refused(scaled_fp8().floats("a.scale_weight", {4}, {1, 1, value, 1}),

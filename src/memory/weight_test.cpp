@@ -119,9 +119,8 @@ TEST_F(WeightTest, RowsMaySplitBlocksAndComeFromSeveralParts) {
     blocks[i] = static_cast<std::byte>(i % 34 < 2 ? 17 : i);
   source->put("q", {6, 16}, Encoding::q8_0, blocks);
   source->put("r", at::randn({2, 16}));
-  expect_rows(
-      residency.bind({{{source, "q", 3, 2}, whole("r")}, {4, 16}}, plain_form(), compute),
-      residency);
+  expect_rows(residency.bind({{{source, "q", 3, 2}, whole("r")}, {4, 16}}, plain_form(), compute),
+              residency);
 }
 
 TEST_F(WeightTest, RowsOfWhatNeedsNoDecodingAreThoseOfTheFile) {
@@ -136,8 +135,7 @@ TEST_F(WeightTest, RowsOfWhatNeedsNoDecodingAreThoseOfTheFile) {
 }
 
 TEST_F(WeightTest, RowsThereAreNotAreRefused) {
-  for (const int64_t row : {-1, 6})
-    try {
+  for (const int64_t row : {-1, 6}) try {
       bind("a").rows(at::tensor({row}, at::kLong));
       ADD_FAILURE() << row;
     } catch (const Error& error) {
@@ -155,8 +153,8 @@ TEST_F(WeightTest, RowsOfAPatchedTableArePatched) {
   const at::Tensor ids = at::tensor({5, 0}, at::kLong);
   const at::Tensor before = a.rows(ids);
   residency.set_patches({{"e.weight", {{std::make_shared<AddOne>(), 0, 6, 2}}}});
-  EXPECT_TRUE(at::equal(a.rows(ids),
-                        (at::embedding(source->tensor("a"), ids) + 2).to(at::kBFloat16)));
+  EXPECT_TRUE(
+      at::equal(a.rows(ids), (at::embedding(source->tensor("a"), ids) + 2).to(at::kBFloat16)));
   residency.set_patches({});
   EXPECT_TRUE(at::equal(a.rows(ids), before));
   EXPECT_EQ(residency.weight_bytes(), Bytes(0));

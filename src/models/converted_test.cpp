@@ -96,8 +96,8 @@ void as_int8_layers(Output& out, const std::string& name, const at::Tensor& weig
   const at::Tensor rows = weight.flatten(1);
   const at::Tensor scale = (rows.abs().amax(1, true) / 127).clamp_min(1e-12);
   const at::Tensor codes = (rows / scale).round().to(at::kChar).contiguous();
-  const auto raw = std::as_bytes(std::span(codes.const_data_ptr<int8_t>(),
-                                           static_cast<size_t>(codes.numel())));
+  const auto raw =
+      std::as_bytes(std::span(codes.const_data_ptr<int8_t>(), static_cast<size_t>(codes.numel())));
   out.put(name, weight.sizes().vec(), Encoding::i8, {raw.begin(), raw.end()});
   out.floats(layer_of(name) + ".weight_scale", scale, Encoding::f32);
   out.text(layer_of(name) + ".comfy_quant", R"({"format":"int8_tensorwise"})");
@@ -118,9 +118,10 @@ void as_nf4(Output& out, const std::string& name, const at::Tensor& weight) {
   out.put(name, {weight.numel() / 2, 1}, Encoding::u8, std::move(codes));
   out.floats(name + ".absmax", at::linspace(0.01, 0.1, blocks), Encoding::f32);
   out.floats(name + ".quant_map", at::linspace(-1, 1, 16), Encoding::f32);
-  out.text(name + ".quant_state.bitsandbytes__nf4",
-           fmt::format(R"({{"quant_type":"nf4","blocksize":64,"dtype":"bfloat16","shape":[{},{}]}})",
-                       weight.size(0), weight.size(1)));
+  out.text(
+      name + ".quant_state.bitsandbytes__nf4",
+      fmt::format(R"({{"quant_type":"nf4","blocksize":64,"dtype":"bfloat16","shape":[{},{}]}})",
+                  weight.size(0), weight.size(1)));
 }
 
 /// A spelling of whole files.
@@ -200,13 +201,14 @@ TEST_P(Converted, ADenoiserComputesWhatItsNumbersDo) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Denoisers, Converted,
-    ::testing::Combine(::testing::Values("unet_sd1", "unet_sdxl", "flux_dev", "flux_schnell"),
-                       ::testing::ValuesIn(kSpellings)),
-    [](const auto& instance) {
-      return std::string(std::get<0>(instance.param)) + "_" + std::get<1>(instance.param).name;
-    });
+INSTANTIATE_TEST_SUITE_P(Denoisers, Converted,
+                         ::testing::Combine(::testing::Values("unet_sd1", "unet_sdxl", "flux_dev",
+                                                              "flux_schnell"),
+                                            ::testing::ValuesIn(kSpellings)),
+                         [](const auto& instance) {
+                           return std::string(std::get<0>(instance.param)) + "_" +
+                                  std::get<1>(instance.param).name;
+                         });
 
 TEST(ConvertedFiles, OfDiffusersInFourBitsComputeWhatTheirNumbersDo) {
   const Folder folder;
@@ -292,8 +294,8 @@ TEST(ConvertedFiles, OfClipComputeWhatTheirNumbersDo) {
     for (const PartDef<TextEncoder>* def : text_encoders())
       if (recognise(*def, file, prefixes)) clip = def;
     ASSERT_TRUE(clip) << spelling.name;
-    EXPECT_TRUE(at::equal(said(*clip, file, spelling.prefix),
-                          said(*clip, numbers, spelling.prefix)))
+    EXPECT_TRUE(
+        at::equal(said(*clip, file, spelling.prefix), said(*clip, numbers, spelling.prefix)))
         << spelling.name;
   }
 }

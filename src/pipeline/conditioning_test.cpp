@@ -272,8 +272,9 @@ TEST_F(Embeddings, AreNamedAfterTheirEncoderInSeveralWays) {
     folders.find("pivot", encoder_rules("t5xxl"));
     ADD_FAILURE();
   } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find("expected vectors for t5xxl, found text_encoders_0, "
-                                             "text_encoders_1 alone"),
+    EXPECT_NE(std::string(error.what())
+                  .find("expected vectors for t5xxl, found text_encoders_0, "
+                        "text_encoders_1 alone"),
               std::string::npos);
   }
 }
@@ -290,8 +291,8 @@ TEST_F(Embeddings, SeveralTokensOfTheEncodersWidthAreTakenTogether) {
     rules.width = width;
     return folders.vectors(folders.find(name, rules).value().handle);
   };
-  EXPECT_TRUE(at::equal(vectors("tokens", 3),
-                        at::cat({at::full({1, 3}, 1.0), at::full({2, 3}, 2.0)})));
+  EXPECT_TRUE(
+      at::equal(vectors("tokens", 3), at::cat({at::full({1, 3}, 1.0), at::full({2, 3}, 2.0)})));
   EXPECT_TRUE(at::equal(vectors("tokens", 5), at::full({1, 5}, 3.0)));
   EXPECT_TRUE(at::equal(vectors("list", 3), at::full({1, 3}, 1.0)));
   EXPECT_TRUE(at::equal(vectors("list", 5), at::full({1, 5}, 3.0)));
@@ -302,7 +303,8 @@ TEST_F(Embeddings, AreReadFromTheFilesOfTorch) {
   EmbeddingFolder folders({golden});
   const auto found = folders.find("embedding.pt", encoder_rules("clip_l"));
   ASSERT_TRUE(found);
-  EXPECT_EQ(folders.vectors(found->handle).sizes(), at::IntArrayRef({found->vectors, found->width}));
+  EXPECT_EQ(folders.vectors(found->handle).sizes(),
+            at::IntArrayRef({found->vectors, found->width}));
 }
 
 TEST_F(Embeddings, WhatIsNoEmbeddingIsAWarningAndNothingElse) {

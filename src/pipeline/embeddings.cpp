@@ -32,9 +32,9 @@ constexpr std::array kEncoderNames = {
 };
 
 [[noreturn]] void refuse(std::string subject, std::string expected, std::string found) {
-  throw Error(ErrorCode::mismatch, {.subject = std::move(subject),
-                                    .expected = std::move(expected),
-                                    .found = std::move(found)});
+  throw Error(
+      ErrorCode::mismatch,
+      {.subject = std::move(subject), .expected = std::move(expected), .found = std::move(found)});
 }
 
 // The tensor named after the encoder; nothing if the file names none after any.

@@ -1,5 +1,5 @@
-// Decoding any elements of a tensor, and the scales that lie beside it. Compiled without contraction
-// of sums, so that nested scales are the same on every processor.
+// Decoding any elements of a tensor, and the scales that lie beside it. Compiled without
+// contraction of sums, so that nested scales are the same on every processor.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -36,8 +36,8 @@ std::vector<float> load_scales(const Scaling& scaling, Range range) {
     for (size_t i = 0; i < scales.size(); ++i) {
       const int64_t index = range.begin + static_cast<int64_t>(i);
       const auto code = static_cast<int64_t>(scaling.scales[static_cast<size_t>(index)]);
-      const float scale = load_float(nested->table, code) *
-                          load_float(nested->scales, index / nested->block);
+      const float scale =
+          load_float(nested->table, code) * load_float(nested->scales, index / nested->block);
       scales[i] = scale + nested->offset;
     }
   } else {
@@ -150,8 +150,7 @@ void decode_range(std::span<const std::byte> bytes, const TensorInfo& info, int6
     decode(bytes.subspan(static_cast<size_t>(begin), static_cast<size_t>(size)), info.encoding,
            number, to, parallel, tensor);
   }
-  if (!whole)
-    std::memcpy(out.data(), blocks.data() + (first - range.begin) * width, out.size());
+  if (!whole) std::memcpy(out.data(), blocks.data() + (first - range.begin) * width, out.size());
 }
 
 }  // namespace atelier

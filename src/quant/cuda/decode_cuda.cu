@@ -99,9 +99,9 @@ void launch_scaled(const void* from, int64_t n, const float* scales, int64_t gro
                    cudaStream_t stream) {
   const int64_t blocks = (n + kThreads - 1) / kThreads;
   const auto grid = static_cast<unsigned>(blocks < 65535 ? blocks : 65535);
-  scale_codes<From, To><<<grid, kThreads, 0, stream>>>(
-      static_cast<const typename From::Stored*>(from), n, scales, group,
-      static_cast<typename To::Type*>(to));
+  scale_codes<From, To>
+      <<<grid, kThreads, 0, stream>>>(static_cast<const typename From::Stored*>(from), n, scales,
+                                      group, static_cast<typename To::Type*>(to));
 }
 
 /// A thread takes the two codes of a byte, which share a scale.
@@ -122,9 +122,8 @@ void launch_nibbles(const void* from, int64_t n, const float* scales, int64_t gr
                     cudaStream_t stream) {
   const int64_t blocks = (n / 2 + kThreads - 1) / kThreads;
   const auto grid = static_cast<unsigned>(blocks < 65535 ? blocks : 65535);
-  scale_nibbles<Table, To><<<grid, kThreads, 0, stream>>>(static_cast<const uint8_t*>(from), n / 2,
-                                                          scales, group,
-                                                          static_cast<typename To::Type*>(to));
+  scale_nibbles<Table, To><<<grid, kThreads, 0, stream>>>(
+      static_cast<const uint8_t*>(from), n / 2, scales, group, static_cast<typename To::Type*>(to));
 }
 
 using LaunchScaled = void (*)(const void*, int64_t, const float*, int64_t, void*, cudaStream_t);
@@ -136,9 +135,9 @@ struct ScaledRow {
 
 template <class From>
 constexpr ScaledRow scaled_row(Encoding encoding) {
-  return {encoding,
-          {launch_scaled<From, ToFloat>, launch_scaled<From, ToBFloat16>,
-           launch_scaled<From, ToHalf>}};
+  return {
+      encoding,
+      {launch_scaled<From, ToFloat>, launch_scaled<From, ToBFloat16>, launch_scaled<From, ToHalf>}};
 }
 
 template <class Table>
@@ -149,10 +148,10 @@ constexpr ScaledRow nibble_row(Encoding encoding) {
 }
 
 constexpr ScaledRow kScaledRows[] = {
-    scaled_row<FromFloat>(Encoding::f32),      scaled_row<FromHalf>(Encoding::f16),
-    scaled_row<FromBFloat16>(Encoding::bf16),  scaled_row<FromE4M3>(Encoding::f8_e4m3),
-    scaled_row<FromE5M2>(Encoding::f8_e5m2),   scaled_row<FromInt8>(Encoding::i8),
-    nibble_row<NormalFloat4>(Encoding::nf4),   nibble_row<TwelfthsFloat4>(Encoding::fp4),
+    scaled_row<FromFloat>(Encoding::f32),     scaled_row<FromHalf>(Encoding::f16),
+    scaled_row<FromBFloat16>(Encoding::bf16), scaled_row<FromE4M3>(Encoding::f8_e4m3),
+    scaled_row<FromE5M2>(Encoding::f8_e5m2),  scaled_row<FromInt8>(Encoding::i8),
+    nibble_row<NormalFloat4>(Encoding::nf4),  nibble_row<TwelfthsFloat4>(Encoding::fp4),
 };
 
 using Launch = void (*)(const void*, int64_t, void*, cudaStream_t);

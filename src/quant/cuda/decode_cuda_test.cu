@@ -124,9 +124,9 @@ TEST(CudaDecode, EveryCodeUnderAScaleGivesTheHostsBits) {
 }
 
 TEST(CudaDecode, RefusesWhatItHasNoKernelFor) {
-  EXPECT_NE(cuda_decode_scaled(nullptr, Encoding::q4_0, 32, nullptr, 32, nullptr, Number::f32,
-                               nullptr),
-            nullptr);
+  EXPECT_NE(
+      cuda_decode_scaled(nullptr, Encoding::q4_0, 32, nullptr, 32, nullptr, Number::f32, nullptr),
+      nullptr);
   EXPECT_FALSE(cuda_decodes(Encoding::c64));
   EXPECT_NE(cuda_decode(nullptr, Encoding::c64, 1, nullptr, Number::f32, nullptr), nullptr);
 }

@@ -115,8 +115,7 @@ struct StoredNibbles : ScalarNibbles<Table> {
     int word = 0;
     __builtin_memcpy(&word, from, 4);
     const __m128i bytes = _mm_cvtsi32_si128(word);
-    const __m256i codes =
-        _mm256_cvtepu8_epi32(_mm_unpacklo_epi8(_mm_srli_epi16(bytes, 4), bytes));
+    const __m256i codes = _mm256_cvtepu8_epi32(_mm_unpacklo_epi8(_mm_srli_epi16(bytes, 4), bytes));
     const __m256 low = _mm256_permutevar8x32_ps(eight<0>(), codes);
     const __m256 high = _mm256_permutevar8x32_ps(eight<8>(), codes);
     const __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(codes, 28));
