@@ -26,6 +26,13 @@ struct Residency::State {
   OperandPatches patches_of(const std::vector<Operand>& operands);
 };
 
+/// Where a weight is between its uses.
+enum class Home : uint8_t {
+  disk,
+  stored,  // in memory as the file has it
+  prepared,
+};
+
 class Weight::Entry {
  public:
   Entry(std::shared_ptr<Residency::State> state, std::vector<Operand> operands, Form form,
@@ -39,9 +46,8 @@ class Weight::Entry {
   bool as_stored() const;
   /// Lets the prepared tensor go; nobody may have it pinned or be about to.
   void drop();
-  /// Whether the prepared tensor is kept for the next pin.
-  void set_stays(bool stays);
-  bool stays() const { return stays_; }
+  void set_home(Home home);
+  Home home() const { return home_; }
   /// Bytes of the prepared tensor, worked out from shapes; a view's are the file's.
   int64_t expected_bytes() const;
   bool prepared() const { return ready_.load(std::memory_order_acquire); }
@@ -57,7 +63,8 @@ class Weight::Entry {
  private:
   Pin prepare() const;
   void keep(Pin pin);
-  void release_stored() const;
+  /// Unless `pin` views them.
+  void release_stored(const Pin* pin) const;
 
   std::shared_ptr<Residency::State> state_;
   std::vector<Operand> operands_;
@@ -65,7 +72,7 @@ class Weight::Entry {
   Compute compute_;
   std::mutex mutex_;
   std::atomic<bool> ready_ = false;
-  bool stays_ = true;
+  Home home_ = Home::prepared;
   std::optional<Pin> prepared_;  // written before ready_
   int64_t bytes_ = 0;
 };

@@ -68,7 +68,7 @@ Residency::Needs Residency::needs() const {
   return needs;
 }
 
-void Residency::keep_prepared(Bytes most) {
+void Residency::keep_prepared(Bytes most, bool from_disk) {
   const auto entries = state_->live();
   std::vector<int64_t> sizes;
   int64_t small = 0, large = 0;
@@ -85,7 +85,7 @@ void Residency::keep_prepared(Bytes most) {
     if (!is_small) allowed += share * size;
     const bool stays = is_small || share >= 1 || allowed >= size;
     if (stays && !is_small) allowed -= size;
-    entries[i]->set_stays(stays);
+    entries[i]->set_home(stays ? Home::prepared : from_disk ? Home::disk : Home::stored);
   }
 }
 
@@ -112,8 +112,8 @@ void Residency::prepare_all(const std::function<bool(double)>& progress) {
   std::vector<std::shared_ptr<Weight::Entry>> waiting;
   int64_t total = 0, done = 0;
   for (auto& entry : state_->live()) {
-    if (!entry->stays()) entry->will_need();
-    if (!entry->stays() || entry->prepared()) continue;
+    if (entry->home() == Home::stored) entry->will_need();
+    if (entry->home() != Home::prepared || entry->prepared()) continue;
     total += entry->stored_bytes();
     waiting.push_back(std::move(entry));
   }

@@ -37,9 +37,10 @@ class Residency {
 
   /// Lets weights stay prepared only up to `most` bytes in all; the others are prepared for each
   /// pin and freed with it. Which stay is spread evenly over the order of binding, and small ones
-  /// always do. Concerns the weights bound until now; what is prepared already and may not stay is
-  /// let go. No weight may be pinned meanwhile.
-  void keep_prepared(Bytes most);
+  /// always do. The stored bytes of the others stay in memory until their handles go, unless
+  /// `from_disk`. Concerns the weights bound until now; what is prepared already and may not stay
+  /// is let go. No weight may be pinned meanwhile.
+  void keep_prepared(Bytes most, bool from_disk = false);
 
   /// Replaces all patches by `patches`. Weights whose patches differ from before are let go and
   /// prepared again when next asked for; all others stay as they are. No weight of this residency

@@ -299,7 +299,10 @@ Weight::Entry::Entry(std::shared_ptr<Residency::State> state, std::vector<Operan
       form_(std::move(form)),
       compute_(compute) {}
 
-Weight::Entry::~Entry() { state_->count(-bytes_); }
+Weight::Entry::~Entry() {
+  state_->count(-bytes_);
+  if (home_ == Home::stored) release_stored(nullptr);
+}
 
 int64_t Weight::Entry::stored_bytes() const {
   int64_t bytes = 0;
@@ -313,10 +316,9 @@ void Weight::Entry::will_need() const {
     for (const WeightPart& part : operand.parts) part.source->will_need(part.name);
 }
 
-// Unless the prepared tensor is a view of them.
-void Weight::Entry::release_stored() const {
-  const at::Tensor& tensor = **prepared_;
-  const void* const prepared = tensor.is_mkldnn() ? nullptr : tensor.const_data_ptr();
+void Weight::Entry::release_stored(const Pin* pin) const {
+  const bool plain = pin && !(*pin)->is_mkldnn();
+  const void* const prepared = plain ? (*pin)->const_data_ptr() : nullptr;
   for (const Operand& operand : operands_)
     for (const WeightPart& part : operand.parts) {
       const std::span<const std::byte> bytes = part.source->bytes(part.name);
@@ -326,7 +328,11 @@ void Weight::Entry::release_stored() const {
 }
 
 Pin Weight::Entry::pin() {
-  if (!stays_) return prepare();
+  if (home_ != Home::prepared) {
+    Pin pin = prepare();
+    if (home_ == Home::disk) release_stored(&pin);
+    return pin;
+  }
   if (!prepared()) {
     const std::lock_guard lock(mutex_);
     if (!prepared()) keep(prepare());
@@ -380,7 +386,7 @@ void Weight::Entry::keep(Pin pin) {
   bytes_ = prepared_bytes(*pin) + (pin.rank() > 0 ? prepared_bytes(pin.down()) : 0);
   prepared_ = std::move(pin);
   state_->count(bytes_);
-  release_stored();
+  release_stored(&*prepared_);
   ready_.store(true, std::memory_order_release);
 }
 
@@ -392,9 +398,9 @@ void Weight::Entry::drop() {
   state_->count(-std::exchange(bytes_, 0));
 }
 
-void Weight::Entry::set_stays(bool stays) {
-  stays_ = stays;
-  if (!stays) drop();
+void Weight::Entry::set_home(Home home) {
+  home_ = home;
+  if (home != Home::prepared) drop();
 }
 
 int64_t Weight::Entry::expected_bytes() const {

@@ -22,7 +22,7 @@ class Component {
   void bind(BindReport& report) {
     residency_ = std::make_unique<Residency>();
     part_ = load_part(*def_, found_.source, found_.place, *residency_, report, compute_);
-    if (most_prepared_) residency_->keep_prepared(*most_prepared_);
+    if (kept_) residency_->keep_prepared(kept_->most, kept_->from_disk);
   }
   /// The part, bound again if it was released.
   const Interface& get() {
@@ -43,11 +43,10 @@ class Component {
     get();
     return residency_->needs();
   }
-  /// Lets at most so many bytes of weights stay prepared, as `Residency::keep_prepared`, now and
-  /// whenever it is bound again; unset: all.
-  void keep_prepared(std::optional<Bytes> most) {
-    most_prepared_ = most;
-    if (residency_ && most) residency_->keep_prepared(*most);
+  /// `Residency::keep_prepared`, now and whenever it is bound again.
+  void keep_prepared(Bytes most, bool from_disk) {
+    kept_ = {most, from_disk};
+    if (residency_) residency_->keep_prepared(most, from_disk);
   }
   void release() {
     part_.reset();
@@ -60,7 +59,11 @@ class Component {
   const PartDef<Interface>* def_;
   FoundPart found_;
   Compute compute_;
-  std::optional<Bytes> most_prepared_;
+  struct Kept {
+    Bytes most;
+    bool from_disk;
+  };
+  std::optional<Kept> kept_;
   std::unique_ptr<Residency> residency_;
   std::unique_ptr<Interface> part_;
 };

@@ -175,11 +175,11 @@ void limit_memory(const Plan& plan, Engine& engine) {
   Bytes left = plan.text.kept;
   for (Component<TextEncoder>& text : engine.text()) {
     const Bytes kept = std::min(left, text.needs().prepared);
-    text.keep_prepared(kept);
+    text.keep_prepared(kept, plan.text.from_disk);
     left = left - kept;
   }
-  engine.unet().keep_prepared(plan.unet.kept);
-  engine.vae().keep_prepared(plan.vae.kept);
+  engine.unet().keep_prepared(plan.unet.kept, plan.unet.from_disk);
+  engine.vae().keep_prepared(plan.vae.kept, plan.vae.from_disk);
 }
 
 Json plan_event(const Plan& plan, const GenerateOptions& o, Engine& engine) {

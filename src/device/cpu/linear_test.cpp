@@ -156,6 +156,61 @@ TEST_P(LinearTest, WeightsReadWhilePackingArePackedAlike) {
   }
 }
 
+TEST_P(LinearTest, UnpackedWeightsGiveTheSameLayer) {
+  for (const CpuEpilogue epilogue :
+       {CpuEpilogue::plain, CpuEpilogue::silu, CpuEpilogue::gelu_tanh, CpuEpilogue::geglu}) {
+    for (const int64_t rows : {1, 2, 4, 7, 33}) {
+      for (const int64_t outputs : {2, 40, 134}) {
+        const Problem p{{type(), 75, outputs, epilogue}, rows, rows != 2, rows == 7, rows % 3};
+        if (!kernels().linear_supported(p.layer)) return;
+        const Data d = make_data(p);
+        Array y = d.before;
+        const CopyingReader reader(d.weights, p.layer.inputs);
+        const auto run = [&](const void* data, const Parallel& parallel) {
+          y = d.before;
+          kernels().linear_unpacked(
+              p.layer, {d.weights.type(), data, &reader},
+              {.rows = p.rows,
+               .x = d.x.data(),
+               .x_stride = d.x_stride,
+               .packed = nullptr,
+               .bias = p.bias ? static_cast<const float*>(d.bias.data()) : nullptr,
+               .y = y.data(),
+               .y_stride = d.y_stride,
+               .accumulate = p.accumulate},
+              parallel);
+          return y;
+        };
+        const Array lying = run(d.weights.data(), SerialParallel());
+        EXPECT_LT(relative_error(lying, twin(p, d)), tolerance(3e-6, 4e-3)) << rows << outputs;
+        EXPECT_TRUE(lying == run(nullptr, SpawnParallel(3)));
+      }
+    }
+  }
+}
+
+TEST_P(LinearTest, ARowUnpackedIsTheSameAloneAndAmongOthers) {
+  const Problem p{{type(), 75, 40}, 9};
+  if (!kernels().linear_supported(p.layer)) return;
+  const Data d = make_data(p);
+  const auto run = [&](int64_t first, int64_t rows, Array& y) {
+    const int64_t size = type() == CpuType::fp32 ? 4 : 2;
+    kernels().linear_unpacked(p.layer, {d.weights.type(), d.weights.data()},
+                              {.rows = rows,
+                               .x = static_cast<const char*>(d.x.data()) + first * 75 * size,
+                               .x_stride = 75,
+                               .packed = nullptr,
+                               .bias = nullptr,
+                               .y = static_cast<char*>(y.data()) + first * 40 * size,
+                               .y_stride = 40},
+                              SerialParallel());
+  };
+  Array together = d.before, apart = d.before;
+  run(0, 9, together);
+  for (int64_t row = 0; row < 9; ++row) run(row, 1, apart);
+  EXPECT_TRUE(together == apart);
+}
+
 TEST_P(LinearTest, TailsOfAnyLengthAreAdded) {
   for (const int64_t tail : {1, 4, 16, 31, 32, 33, 96, 128}) {
     expect_right({{.type = type(), .inputs = 75, .outputs = 64, .tail = tail}, 40});

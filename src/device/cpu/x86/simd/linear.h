@@ -13,6 +13,7 @@
 #include "device/cpu/parallel.h"
 #include "device/cpu/scratch.h"
 #include "device/cpu/x86/simd/columns.h"
+#include "device/cpu/x86/simd/linear_rows.h"
 
 namespace atelier {
 namespace {
@@ -75,8 +76,6 @@ class LinearKernel {
   void multiply(const Word* x, int64_t stride, int64_t rows, const char* panel, float* sums) const;
   void finish(const CpuLinearRun& run, int64_t first, int64_t rows, int64_t panel,
               const float* sums) const;
-  Vec activate(Vec x) const;
-
   void copy_range(const InputWords& range, const T* x, int64_t stride, int64_t count,
                   Word* to) const;
 
@@ -202,24 +201,6 @@ void LinearKernel<T>::multiply(const Word* x, int64_t stride, int64_t rows, cons
 }
 
 template <class T>
-ATELIER_INLINE_MEMBER Vec LinearKernel<T>::activate(Vec x) const {
-  switch (epilogue_) {
-    case CpuEpilogue::gelu:
-      return gelu<kPrecision<T>>(x);
-    case CpuEpilogue::gelu_tanh:
-      return gelu_tanh<kPrecision<T>>(x);
-    case CpuEpilogue::quick_gelu:
-      return swish<kPrecision<T>>(x, 1.702F);
-    case CpuEpilogue::silu:
-      return swish<kPrecision<T>>(x, 1);
-    case CpuEpilogue::plain:
-    case CpuEpilogue::geglu:
-      break;
-  }
-  return x;
-}
-
-template <class T>
 void LinearKernel<T>::finish(const CpuLinearRun& run, int64_t first, int64_t rows, int64_t panel,
                              const float* sums) const {
   const int64_t part = gated_ ? kPanel / 2 : kPanel, begin = panel * part;
@@ -231,7 +212,7 @@ void LinearKernel<T>::finish(const CpuLinearRun& run, int64_t first, int64_t row
     T* y = static_cast<T*>(run.y) + first * run.y_stride + begin + column;
     for (int64_t row = 0; row < rows; ++row, y += run.y_stride) {
       const float* sum = sums + row * kPanel + column;
-      Vec value = activate(add(load_aligned(sum), added));
+      Vec value = with_epilogue<T>(epilogue_, add(load_aligned(sum), added));
       if (gated_) {
         value = mul(value, gelu<kPrecision<T>>(add(load_aligned(sum + part), gate_added)));
       }
