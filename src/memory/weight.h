@@ -103,6 +103,9 @@ Form plain_form();
 /// The same in fp32 whatever the compute dtype, as norms and biases added in fp32 want it.
 Form fp32_form();
 
+/// The plain form of a matrix that `Weight::rows` is asked of: prepared only if patches need it.
+Form rows_form();
+
 /// Keeps a prepared weight in place while it lives.
 class Pin {
  public:
@@ -129,6 +132,13 @@ class Weight {
   explicit operator bool() const { return entry_ != nullptr; }
   /// The prepared tensor; prepares it first if it is not. Safe from any thread.
   Pin pin() const;
+  /// Rows of a lone matrix: int64 `ids` of any shape, on any device -> [..., width] in the compute
+  /// dtype on the compute device, the numbers of the plain form. Where the stored numbers are not
+  /// the compute dtype only these rows are decoded and nothing is kept, unless patches change the
+  /// matrix. Throws as `pin`, `invalid_argument` for a row there is not. Safe from any thread.
+  at::Tensor rows(const at::Tensor& ids) const;
+  /// Whether the plain form is the stored bytes as they are.
+  bool as_stored() const;
   /// The same stored bytes in another form.
   Weight as(Form form) const;
   /// Lets `use` read the operands as they are stored, if they can be streamed, and says whether

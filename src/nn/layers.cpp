@@ -275,11 +275,16 @@ Tensor RmsNorm::operator()(const Tensor& x) const {
 // ---- the rest
 
 Embedding::Embedding(const Scope& w, int64_t entries, int64_t width)
-    : weight_(w.weight("weight", {entries, width})) {}
+    : weight_(w.weight("weight", {entries, width})) {
+  if (weight_ && !weight_.as_stored()) weight_ = weight_.as(rows_form());
+}
 
-Tensor Embedding::operator()(const Tensor& ids) const { return at::embedding(*weight_.pin(), ids); }
+Tensor Embedding::operator()(const Tensor& ids) const { return weight_.rows(ids); }
 
-Tensor Embedding::rows(int64_t n) const { return weight_.pin()->narrow(0, 0, n); }
+Tensor Embedding::rows(int64_t n) const {
+  if (weight_.as_stored()) return weight_.pin()->narrow(0, 0, n);
+  return weight_.rows(at::arange(n));
+}
 
 Tensor tokens(const Tensor& x) {
   const Tensor rows = x.permute({0, 2, 3, 1});

@@ -186,6 +186,8 @@ class RmsNorm {
   at::ScalarType dtype_;
 };
 
+/// A table of vectors. It stays as stored: only the rows asked for are decoded, unless patches
+/// change the table.
 class Embedding {
  public:
   Embedding(const Scope& w, int64_t entries, int64_t width);

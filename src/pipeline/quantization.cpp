@@ -72,8 +72,8 @@ bool is_float(E encoding) {
          encoding == E::f8_e4m3 || encoding == E::f8_e5m2;
 }
 
-bool is_number(E encoding) {
-  return is_float(encoding) || encoding_info(encoding).block_elements > 1;
+bool is_number(const TensorInfo& info) {
+  return is_float(info.encoding) || info.scaling || encoding_info(info.encoding).block_elements > 1;
 }
 
 /// Whether rows of `shape`, folded as the file format allows, are whole blocks that stay apart.
@@ -105,8 +105,10 @@ E of_role(const QuantType& type, QuantRole role) {
   }
 }
 
-/// The float a tensor stays in that is not quantised.
-E kept(E from, bool gguf) {
+/// The float a tensor stays in that is not quantised. Scales are not written beside it.
+E kept(const TensorInfo& info, bool gguf) {
+  const E from = info.encoding;
+  if (info.scaling) return E::f16;
   if (encoding_info(from).block_elements > 1) return from;
   const bool narrow = from == E::f8_e4m3 || from == E::f8_e5m2;
   if (narrow) return gguf ? E::f16 : from;
@@ -115,11 +117,11 @@ E kept(E from, bool gguf) {
 
 E target(const QuantPart& part, const QuantType& type, const std::string& name,
          const TensorInfo& info, bool gguf) {
-  if (!is_number(info.encoding)) return info.encoding;
+  if (!is_number(info)) return info.encoding;
   if (type.everything) return type.plain;
   const QuantRole role = quant_role(part, name);
   if (role == QuantRole::keep || info.shape.size() < 2 || info.elements() <= kSmall)
-    return kept(info.encoding, gguf);
+    return kept(info, gguf);
   return suited(info.shape, of_role(type, role));
 }
 
@@ -164,8 +166,9 @@ class Rewriter {
  public:
   Rewriter(const QuantJob& job, const TensorPlan& tensor)
       : tensor_(tensor),
+        info_(job.source->tensors().find(tensor.name)->second),
         from_(job.source->bytes(tensor.name)),
-        elements_(TensorInfo{.shape = tensor.shape}.elements()) {
+        elements_(info_.elements()) {
     const auto folded = gguf_shape(tensor.shape, tensor.to);
     row_ = folded ? folded->back() : elements_;
   }
@@ -205,8 +208,8 @@ class Rewriter {
       return bytes.subspan(first, size);
     };
     const SerialParallel serial;
-    decode(part(tensor_.from, from_), tensor_.from, Number::f32,
-           std::as_writable_bytes(std::span(values)), serial, tensor_.name);
+    decode_range(from_, info_, begin, Number::f32, std::as_writable_bytes(std::span(values)),
+                 serial, tensor_.name);
     check(values, tensor_.to, tensor_.name);
     const auto to = part(tensor_.to, std::span(out));
     encode(values, row_, tensor_.to, {}, to, serial);
@@ -216,6 +219,7 @@ class Rewriter {
   }
 
   const TensorPlan& tensor_;
+  const TensorInfo& info_;
   std::span<const std::byte> from_;
   int64_t elements_ = 0, row_ = 0;
 };
@@ -234,24 +238,6 @@ GgufEntries gguf_metadata(const QuantJob& job) {
   entries["general.quantization_version"] = uint32_t{2};
   entries["general.file_type"] = job.plan.type->gguf_file_type;
   return entries;
-}
-
-/// Scales beside the tensors they belong to, by the ends of their names: without them the numbers
-/// of such a file mean nothing.
-constexpr std::string_view kScales[] = {"scaled_fp8",     ".scale_weight", ".weight_scale",
-                                        ".comfy_quant",   ".absmax",       ".quant_map",
-                                        ".weight_scale_2"};
-
-void refuse_scaled(const TensorSource& source) {
-  for (const auto& [name, info] : source.tensors())
-    for (const std::string_view end : kScales)
-      if (name.ends_with(end))
-        throw Error(ErrorCode::unsupported,
-                    {.subject = source.label(),
-                     .expected = fmt::format("tensor '{}' says that others are scaled, which "
-                                             "nothing here takes into account yet",
-                                             name),
-                     .hint = "Quantise the model's fp16 or bf16 file instead"});
 }
 
 }  // namespace
@@ -317,12 +303,11 @@ QuantPlan plan_quantization(const std::shared_ptr<const TensorSource>& source,
                  .expected = fmt::format("{} cannot be stored in {}", type.name,
                                          gguf ? "GGUF" : "safetensors"),
                  .hint = fmt::format("End the name in {}", gguf ? ".safetensors" : ".gguf")});
-  refuse_scaled(*source);
   const QuantPart part = quantisable_part(source);
   QuantPlan plan{
       .type = &type, .architecture = std::string(part.name), .gguf = gguf, .tensors = {}};
   for (const auto& [name, info] : source->tensors()) {
-    if (is_number(info.encoding) && !decodable(info.encoding))
+    if (is_number(info) && !decodable(info.encoding))
       throw Error(ErrorCode::unsupported,
                   {.subject = source->label(),
                    .expected = fmt::format("tensor '{}' is {}, which nothing here decodes", name,
@@ -331,7 +316,8 @@ QuantPlan plan_quantization(const std::shared_ptr<const TensorSource>& source,
     const EncodingInfo& as = encoding_info(to);
     const auto blocks = static_cast<uint64_t>(info.elements() / as.block_elements);
     plan.tensors.push_back({name, info.shape, info.encoding, to, info.size,
-                            blocks * static_cast<uint64_t>(as.block_bytes)});
+                            blocks * static_cast<uint64_t>(as.block_bytes),
+                            info.scaling != nullptr});
   }
   return plan;
 }
@@ -348,7 +334,7 @@ void run_quantization(const QuantJob& job) {
     const TensorPlan& tensor = job.plan.tensors[i];
     TensorError error{.elements =
                           static_cast<uint64_t>(TensorInfo{.shape = tensor.shape}.elements())};
-    const bool same = tensor.from == tensor.to;
+    const bool same = tensor.from == tensor.to && !tensor.scaled;
     if (!same) error = Rewriter(job, tensor).run(buffer);
     read += tensor.from_bytes;
     if (job.progress) job.progress(tensor, error, read);

@@ -36,6 +36,7 @@ struct TensorPlan {
   Shape shape;
   Encoding from = Encoding::f32, to = Encoding::f32;
   uint64_t from_bytes = 0, to_bytes = 0;
+  bool scaled = false;  // by other tensors of the source
 };
 
 /// What becomes of a file.
@@ -50,8 +51,9 @@ struct QuantPlan {
 
 /// Plans the file at `out`, whose ending says the format: .gguf or .safetensors. Tensors that are
 /// kept, are vectors, small, or have rows of no whole blocks in any encoding near the wanted one
-/// stay floats. Throws `invalid_argument` for another ending or a type the format cannot hold, and
-/// `unsupported` naming a tensor that nothing here decodes, or a scale of others.
+/// stay floats; of scaled ones fp16 of the scaled numbers. Throws `invalid_argument` for another
+/// ending or a type the format cannot hold, and `unsupported` naming a tensor that nothing here
+/// decodes.
 QuantPlan plan_quantization(const std::shared_ptr<const TensorSource>& source,
                             const QuantType& type, const std::filesystem::path& out);
 

@@ -1,14 +1,36 @@
 #!/usr/bin/env python3
 """`atelier quantize`: what it writes, what it says, and what it refuses, on tiny checkpoints with random weights."""
+import array
 import json
 import os
 import signal
+import struct
 import subprocess
 import unittest
 
 from harness import BIN, Case, Png, atelier, model
 
 DRAW = ("-p", "a red circle", "--seed", "7", "--width", "64", "--height", "64", "--steps", "3", "--json")
+
+
+def read_safetensors(path):
+    """{name: (dtype, shape, bytes)}"""
+    data = path.read_bytes()
+    size, = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8:8 + size])
+    header.pop("__metadata__", None)
+    return {name: (t["dtype"], t["shape"], data[8 + size + t["data_offsets"][0]:8 + size + t["data_offsets"][1]])
+            for name, t in header.items()}
+
+
+def write_safetensors(path, tensors):
+    header, data = {}, b"".join(content for _, _, content in tensors.values())
+    at = 0
+    for name, (dtype, shape, content) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + len(content)]}
+        at += len(content)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
 
 
 class Quantize(Case):
@@ -52,6 +74,40 @@ class Quantize(Case):
         self.assertEqual(result.code, 0, result.err)
         self.assertIn("F8_E4M3", self.tensors(self.folder / "a.safetensors").values())
         self.draw(self.folder / "a.safetensors")
+
+    def test_scaled_files_are_read_with_their_scales(self):
+        """An fp8 file as ComfyUI writes them, with 0.5 for the scale of every matrix."""
+        self.quantize("a.safetensors", "fp8")
+        tensors = read_safetensors(self.folder / "a.safetensors")
+        matrices = [name for name, (dtype, _, _) in tensors.items() if dtype == "F8_E4M3"]
+        layers = [name.removesuffix(".weight") for name in matrices]
+        scaled = tensors | {layer + ".scale_weight": ("F32", [], struct.pack("<f", 0.5)) for layer in layers}
+        scaled |= {layer + ".scale_input": ("F32", [], struct.pack("<f", 1)) for layer in layers}
+        scaled["model.diffusion_model.scaled_fp8"] = ("F8_E4M3", [2], bytes(2))
+        write_safetensors(self.folder / "scaled.safetensors", scaled)
+
+        listed = json.loads(atelier("inspect", self.folder / "scaled.safetensors", "--json", "--tensors").out)
+        self.assertEqual({t["name"] for t in listed["tensor_list"]}, set(tensors))
+        self.assertEqual({t["name"] for t in listed["tensor_list"] if t["scaled"]}, set(matrices))
+        self.assertIn("F8_E4M3 scaled", atelier("inspect", self.folder / "scaled.safetensors").out)
+        self.draw(self.folder / "scaled.safetensors")
+
+        for source in ("a", "scaled"):
+            back = self.quantize(source + "32.safetensors", "F32", source=self.folder / (source + ".safetensors"))
+            self.assertEqual(back.code, 0, back.err)
+        plain, halved = (read_safetensors(self.folder / name) for name in ("a32.safetensors", "scaled32.safetensors"))
+        self.assertEqual(set(plain), set(halved))
+        for name, (_, shape, data) in plain.items():
+            factor = 0.5 if name in matrices else 1
+            self.assertEqual(array.array("f", [factor * x for x in array.array("f", data)]).tobytes(),
+                             halved[name][2], name)
+
+        lost = layers[len(layers) // 2] + ".scale_weight"
+        del scaled[lost]
+        write_safetensors(self.folder / "lost.safetensors", scaled)
+        self.assert_fails(atelier("generate", "-m", self.folder / "lost.safetensors", *DRAW), 1,
+                          "lost.safetensors: tensor '" + lost + "'", "scaled_fp8")
+        self.assert_fails(self.quantize("b.gguf", "Q8_0", source=self.folder / "lost.safetensors"), 1, lost)
 
     def test_the_report_names_every_tensor_and_its_error(self):
         result = self.quantize("a.gguf", "Q4_K_M", "--report", self.folder / "r.json")
