@@ -248,6 +248,18 @@ class FluxModel final : public Loaded<DiffusionModel, Config, Flux> {
     const int64_t values = tokens * (15 * c.hidden + 2 * c.mlp);
     return Bytes(values * static_cast<int64_t>(c10::elementSize(compute().dtype))) + 64_MiB;
   }
+  double operations(int64_t batch, int64_t height, int64_t width) const override {
+    constexpr int64_t kTextTokens = 512;
+    const Config& c = config();
+    const auto tokens =
+        static_cast<double>((height + 1) / kPatch * ((width + 1) / kPatch) + kTextTokens);
+    const auto hidden = static_cast<double>(c.hidden), mlp = static_cast<double>(c.mlp);
+    const auto pairs = static_cast<double>(c.double_depth);
+    const auto singles = static_cast<double>(c.single_depth);
+    // Every block: queries, keys, values and the way out of attention, two ways of the mlp.
+    const double products = 2 * hidden * (4 * hidden + 2 * mlp), attention = 4 * tokens * hidden;
+    return static_cast<double>(batch) * tokens * (pairs + singles) * (products + attention);
+  }
 
  private:
   Tensor run(const DiffusionInput& in) const override { return net()(in); }

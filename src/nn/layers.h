@@ -44,6 +44,8 @@ class LinearParts {
  private:
   friend class Linear;
   std::vector<Weight> weights_, biases_;
+  std::vector<std::string> names_;
+  InputObserver* observer_ = nullptr;
   int64_t in_ = 0, out_ = 0;
 };
 
@@ -64,10 +66,11 @@ class Linear {
   friend class VectorLinear;
   void prepare_on_demand();
   Linear(const std::vector<Weight>& weights, const std::vector<Weight>& biases, int64_t in,
-         int64_t out, Epilogue epilogue);
+         int64_t out, Epilogue epilogue, Watched watched);
   std::optional<CpuLinear> own_;
   Epilogue epilogue_;
   Weight weight_, bias_;
+  Watched watched_;
 };
 
 /// A Linear for few rows, such as one vector a picture. On the CPU its matrix stays as stored and
@@ -95,6 +98,7 @@ class ResidualLinear {
  private:
   std::optional<CpuLinear> own_;
   Weight weight_, bias_;
+  Watched watched_;
 };
 
 /// Kernel k x k, stride and padding equal in both directions.
