@@ -70,6 +70,26 @@ std::string encoding_text(Encoding encoding, bool scaled) {
   return fmt::format("{}{}", encoding_info(encoding).name, scaled ? " scaled" : "");
 }
 
+/// Rows of picture sizes, columns of memory.
+void print_fits(const Json& fits) {
+  fmt::print(
+      "fits          the finest 'atelier quantize --type' for pictures of a size, by memory\n  "
+      "{:12}",
+      "");
+  for (const Json& memory : fits["memory"]) fmt::print("{:>11}", size_text(memory.get<uint64_t>()));
+  bool any_tiled = false;
+  for (const Json& row : fits["rows"]) {
+    fmt::print("\n  {:12}", fmt::format("{}x{}", row.value("width", 0), row.value("height", 0)));
+    for (size_t i = 0; i < row["types"].size(); ++i) {
+      const std::string type = row["types"][i];
+      const bool tiled = row["tiled"][i];
+      any_tiled |= tiled;
+      fmt::print("{:>11}", type.empty() ? "-" : type + (tiled ? "*" : ""));
+    }
+  }
+  fmt::print("\n{}", any_tiled ? "  * with --tiled-vae\n" : "");
+}
+
 void print(const Summary& summary, const TensorSource& source, const Json& model, bool tensors) {
   fmt::print("file          {}\n", summary.label);
   fmt::print("kind          {}, {} of tensors\n", summary.format, size_text(summary.bytes));
@@ -79,6 +99,7 @@ void print(const Summary& summary, const TensorSource& source, const Json& model
     fmt::print("architecture  {}\n", model.value("name", ""));
     for (const auto& [part, text] : model["parts"].items())
       fmt::print("  {:<18} {}\n", part, text.get<std::string>());
+    if (model.contains("fits") && model["fits"].is_object()) print_fits(model["fits"]);
   }
   fmt::print("tensors       {}, {} values\n", summary.tensors, count_text(summary.parameters));
   const bool scaled = std::ranges::any_of(summary.encodings, &EncodingShare::scaled);

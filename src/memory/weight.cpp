@@ -70,6 +70,15 @@ void decode_operand(const Operand& operand, const at::Tensor& out) {
   ATELIER_CHECK(at == flat.numel());
 }
 
+// The operand where it lies; undefined where it does not lie in one piece as `dtype`.
+at::Tensor view_of_operand(const Operand& operand, at::ScalarType dtype) {
+  if (operand.parts.size() != 1 || operand.parts[0].transposed) return {};
+  const WeightPart& part = operand.parts[0];
+  const TensorInfo& info = info_of(part);
+  if (same_dtype(info) != dtype) return {};
+  return view_of(bytes_of(part, info), info.encoding, dtype, operand.shape, part.source);
+}
+
 // Fp32, with the patches merged.
 at::Tensor patched(const Operand& operand, const std::vector<PlacedPatch>& patches) {
   at::Tensor weight = at::empty(operand.shape, at::dtype(at::kFloat));
@@ -126,19 +135,17 @@ int64_t Operands::elements() const {
   return elements;
 }
 
+at::Tensor Operands::view(at::ScalarType dtype) const {
+  if (operands_.size() != 1 || merges() || rounds_before(dtype)) return {};
+  return view_of_operand(operands_[0], dtype);
+}
+
 at::Tensor Operands::decoded(size_t i, at::ScalarType dtype) const {
   if (rounds_before(dtype)) return decoded(i, *rounded_).to(dtype);
   const Operand& operand = operands_[i];
   if (merges() && !patches_[i].empty()) return patched(operand, patches_[i]).to(dtype);
-  if (operand.parts.size() == 1 && !operand.parts[0].transposed) {
-    const WeightPart& part = operand.parts[0];
-    const TensorInfo& info = info_of(part);
-    if (same_dtype(info) == dtype) {
-      const auto bytes = bytes_of(part, info);
-      const at::Tensor view = view_of(bytes, info.encoding, dtype, operand.shape, part.source);
-      if (view.defined()) return view;
-    }
-  }
+  const at::Tensor view = view_of_operand(operand, dtype);
+  if (view.defined()) return view;
   at::Tensor out = at::empty(operand.shape, at::dtype(dtype));
   decode_operand(operand, out);
   return out;
@@ -272,6 +279,10 @@ bool Weight::as_stored() const { return entry_->as_stored(); }
 
 Weight Weight::as(Form form) const { return gather({*this}, std::move(form)); }
 
+bool Weight::with_stored(const std::function<void(const Operands& operands)>& use) const {
+  return entry_->with_stored(use);
+}
+
 const Shape& Weight::shape(size_t operand) const { return entry_->operands()[operand].shape; }
 
 const Compute& Weight::compute() const { return entry_->compute(); }
@@ -338,6 +349,14 @@ Pin Weight::Entry::pin() {
     if (!prepared()) keep(prepare());
   }
   return *prepared_;
+}
+
+bool Weight::Entry::with_stored(const std::function<void(const Operands&)>& use) const {
+  const OperandPatches patches = state_->patches_of(operands_);
+  const Operands operands(operands_, patches, compute_.rounded, runs_beside(operands_, patches));
+  if (!operands.streams()) return false;
+  use(operands);
+  return true;
 }
 
 bool Weight::Entry::as_stored() const {

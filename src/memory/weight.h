@@ -60,6 +60,8 @@ class Operands {
   at::Tensor decoded(size_t i, at::ScalarType dtype) const;
   /// All operands joined along dim 0, contiguous, on the CPU; a lone operand as by `decoded`.
   at::Tensor joined(at::ScalarType dtype) const;
+  /// A lone operand as it lies in the file, if that is `dtype` and unchanged; undefined otherwise.
+  at::Tensor view(at::ScalarType dtype) const;
   /// Whether `read` can stand for `joined`: no part is transposed and nothing is merged.
   bool streams() const;
   /// Rows [first, first + count) of `joined(dtype)` to `to`, with room for them; any thread. Only
@@ -139,6 +141,10 @@ class Weight {
   bool as_stored() const;
   /// The same stored bytes in another form.
   Weight as(Form form) const;
+  /// Lets `use` read the operands as they are stored, if they can be streamed, and says whether
+  /// they can; `Operands::side` tells it of low-rank patches of quantised matrices. Safe from any
+  /// thread.
+  bool with_stored(const std::function<void(const Operands& operands)>& use) const;
   const Shape& shape(size_t operand = 0) const;
   const Compute& compute() const;
 
