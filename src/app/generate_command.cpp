@@ -126,6 +126,9 @@ void declare_computing(CommandLine& line, GenerateOptions& o) {
               "the same for the text encoders alone");
   line.choice("--vae-dtype", "TYPE", o.vae_dtype, kDtypes, "the same for the VAE alone");
   line.integer("--threads", o.threads, 1, 1024, "CPU threads (default: all cores)");
+  line.text("--ram", "SIZE", o.ram,
+            "use at most this much memory, such as 6GiB: weights beyond it are prepared anew at "
+            "each step (default: what is available)");
   line.flag("--tiled-vae", o.tiled_vae, "decode and encode in tiles: less memory, more time");
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "app/out_pattern.h"
+#include "base/bytes.h"
 #include "base/error.h"
 #include "base/nearest.h"
 
@@ -150,6 +151,7 @@ void check_options(const GenerateOptions& o) {
   if (o.prompts.empty())
     fail(ErrorCode::invalid_argument, "--prompt", "what to draw is needed",
          "For example --prompt \"a red circle\"");
+  if (!o.ram.empty()) parse_bytes(o.ram, "--ram");
   check_size(o.width, "--width");
   check_size(o.height, "--height");
   check_course(o);

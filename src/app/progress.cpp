@@ -43,6 +43,11 @@ std::string plan_line(const Json& plan) {
       text_of(plan, "steps"), text_of(plan, "sampler"), text_of(plan, "scheduler"),
       number_of(plan, "cfg"), guidance, text_of(plan, "seed"), text_of(plan["dtype"], "unet"),
       text_of(plan, "threads"), to_string(Bytes(memory.value("needed", int64_t{0}))));
+  const Bytes kept(memory.value("unet_prepared", int64_t{0}));
+  const Bytes all(memory.value("unet_weights", int64_t{0}));
+  if (kept < all)
+    line += fmt::format(", {} of the UNet's {} of weights stay prepared", to_string(kept),
+                        to_string(all));
   if (plan.value("seed_chosen", false)) line += " (seed chosen at random)";
   return line;
 }

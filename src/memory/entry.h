@@ -4,6 +4,7 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "memory/residency.h"
@@ -14,10 +15,22 @@ namespace atelier {
 struct Residency::State {
   std::mutex mutex;
   std::vector<std::weak_ptr<Weight::Entry>> entries;  // in the order of binding
+  PatchTable patches;
   std::atomic<int64_t> weight_bytes = 0, peak_weight_bytes = 0;
 
+  /// Those that have handles and are not prepared on demand, in the order of binding.
+  std::vector<std::shared_ptr<Weight::Entry>> live();
   void add_entry(const std::shared_ptr<Weight::Entry>& entry);
   void count(int64_t bytes);
+  /// Patches by operand; empty if no operand has any.
+  OperandPatches patches_of(const std::vector<Operand>& operands);
+};
+
+/// Where a weight is between its uses.
+enum class Home : uint8_t {
+  disk,
+  stored,  // in memory as the file has it
+  prepared,
 };
 
 class Weight::Entry {
@@ -28,7 +41,13 @@ class Weight::Entry {
   Entry(const Entry&) = delete;
   Entry& operator=(const Entry&) = delete;
 
-  at::Tensor pin();
+  Pin pin();
+  /// Lets the prepared tensor go; nobody may have it pinned or be about to.
+  void drop();
+  void set_home(Home home);
+  Home home() const { return home_; }
+  /// Bytes of the prepared tensor, worked out from shapes; a view's are the file's.
+  int64_t expected_bytes() const;
   bool prepared() const { return ready_.load(std::memory_order_acquire); }
   bool on_demand() const { return form_.on_demand; }
   /// Starts fetching the stored bytes.
@@ -40,7 +59,10 @@ class Weight::Entry {
   const std::shared_ptr<Residency::State>& state() const { return state_; }
 
  private:
-  void release_stored() const;
+  Pin prepare() const;
+  void keep(Pin pin);
+  /// Unless `pin` views them.
+  void release_stored(const Pin* pin) const;
 
   std::shared_ptr<Residency::State> state_;
   std::vector<Operand> operands_;
@@ -48,7 +70,8 @@ class Weight::Entry {
   Compute compute_;
   std::mutex mutex_;
   std::atomic<bool> ready_ = false;
-  at::Tensor prepared_;  // written once, before ready_
+  Home home_ = Home::prepared;
+  std::optional<Pin> prepared_;  // written before ready_
   int64_t bytes_ = 0;
 };
 

@@ -1,10 +1,11 @@
-// Which weights lie where. In this version every weight stays prepared once it is.
+// Which weights stay prepared, and which are prepared anew each time they are used.
 #pragma once
 
 #include <functional>
 #include <memory>
 
 #include "base/bytes.h"
+#include "memory/patch.h"
 #include "memory/weight.h"
 
 namespace atelier {
@@ -20,10 +21,31 @@ class Residency {
   /// A handle to `operand` on `compute`; reads nothing yet.
   Weight bind(Operand operand, Form form, const Compute& compute);
 
-  /// Prepares every weight that has handles, is not prepared yet and whose form is not `on_demand`,
-  /// in the order of binding, and lets go of the files' pages behind it. `progress` is told the
-  /// share done (0 to 1) now and then; returning false stops early.
+  /// Prepares every weight that has handles, may stay, is not prepared yet and whose form is not
+  /// `on_demand`, in the order of binding, asks for the bytes of those that may not, and lets go of
+  /// the files' pages behind it. `progress` is told the share done (0 to 1) now and then; returning
+  /// false stops early.
   void prepare_all(const std::function<bool(double)>& progress = {});
+
+  /// What the weights that have handles take, apart from those prepared on demand.
+  struct Needs {
+    Bytes prepared;  // all of them prepared; views of a file count with the file's bytes
+    Bytes stored;  // as the files have them
+    Bytes largest;  // the largest prepared one
+  };
+  Needs needs() const;
+
+  /// Lets weights stay prepared only up to `most` bytes in all; the others are prepared for each
+  /// pin and freed with it. Which stay is spread evenly over the order of binding, and small ones
+  /// always do. The stored bytes of the others stay in memory until their handles go, unless
+  /// `from_disk`. Concerns the weights bound until now; what is prepared already and may not stay
+  /// is let go. No weight may be pinned meanwhile.
+  void keep_prepared(Bytes most, bool from_disk = false);
+
+  /// Replaces all patches by `patches`. Weights whose patches differ from before are let go and
+  /// prepared again when next asked for; all others stay as they are. No weight of this residency
+  /// may be pinned meanwhile. Patches of names that no weight has are kept for weights to come.
+  void set_patches(PatchTable patches);
 
   /// Bytes of prepared weights at this moment, and the most there have been.
   Bytes weight_bytes() const;

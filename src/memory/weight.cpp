@@ -5,6 +5,8 @@
 #include <ATen/core/grad_mode.h>
 #include <c10/core/InferenceMode.h>
 
+#include <numeric>
+
 #include "base/error.h"
 #include "memory/entry.h"
 #include "quant/decode.h"
@@ -18,6 +20,10 @@ int64_t row_elements(const TensorInfo& info) {
 
 int64_t part_elements(const WeightPart& part, const TensorInfo& info) {
   return info.shape.empty() ? 1 : part.rows * row_elements(info);
+}
+
+int64_t elements_of(const Shape& shape) {
+  return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
 }
 
 const TensorInfo& info_of(const WeightPart& part) {
@@ -76,6 +82,33 @@ void decode_operand(const Operand& operand, const at::Tensor& out) {
   ATELIER_CHECK(at == flat.numel());
 }
 
+// Fp32, with the patches merged.
+at::Tensor patched(const Operand& operand, const std::vector<PlacedPatch>& patches) {
+  at::Tensor weight = at::empty(operand.shape, at::dtype(at::kFloat));
+  decode_operand(operand, weight);
+  for (const PlacedPatch& placed : patches) {
+    at::Tensor rows = weight.narrow(0, placed.first_row, placed.rows);
+    placed.patch->apply(rows, placed.strength);
+  }
+  return weight;
+}
+
+// Whether the layer can leave the stored matrix alone and run its patches beside it.
+bool runs_beside(const std::vector<Operand>& operands, const OperandPatches& patches) {
+  const auto quantised = [](const WeightPart& part) {
+    return encoding_info(info_of(part).encoding).block_elements > 1 ||
+           encoding_info(info_of(part).encoding).block_bytes < 2;
+  };
+  if (std::ranges::none_of(operands, [&](const Operand& operand) {
+        return std::ranges::any_of(operand.parts, quantised);
+      }))
+    return false;
+  for (const auto& of_one : patches)
+    for (const PlacedPatch& placed : of_one)
+      if (!placed.patch->low_rank()) return false;
+  return true;
+}
+
 int64_t prepared_bytes(const at::Tensor& tensor) {
   if (!tensor.is_mkldnn()) return static_cast<int64_t>(tensor.nbytes());
   static const auto nbytes = c10::Dispatcher::singleton()
@@ -88,6 +121,7 @@ int64_t prepared_bytes(const at::Tensor& tensor) {
 
 std::optional<at::ScalarType> Operands::stored_dtype() const {
   if (rounded_) return rounded_;
+  if (merges()) return {};
   std::optional<at::ScalarType> common;
   for (const Operand& operand : operands_)
     for (const WeightPart& part : operand.parts) {
@@ -98,9 +132,16 @@ std::optional<at::ScalarType> Operands::stored_dtype() const {
   return common;
 }
 
+int64_t Operands::elements() const {
+  int64_t elements = 0;
+  for (const Operand& operand : operands_) elements += elements_of(operand.shape);
+  return elements;
+}
+
 at::Tensor Operands::decoded(size_t i, at::ScalarType dtype) const {
   if (rounds_before(dtype)) return decoded(i, *rounded_).to(dtype);
   const Operand& operand = operands_[i];
+  if (merges() && !patches_[i].empty()) return patched(operand, patches_[i]).to(dtype);
   if (operand.parts.size() == 1 && !operand.parts[0].transposed) {
     const WeightPart& part = operand.parts[0];
     const TensorInfo& info = info_of(part);
@@ -122,28 +163,110 @@ at::Tensor Operands::joined(at::ScalarType dtype) const {
   for (size_t i = 1; i < operands_.size(); ++i) shape[0] += operands_[i].shape[0];
   const at::Tensor out = at::empty(shape, at::dtype(dtype));
   int64_t row = 0;
-  for (const Operand& operand : operands_) {
-    decode_operand(operand, out.narrow(0, row, operand.shape[0]));
-    row += operand.shape[0];
+  for (size_t i = 0; i < operands_.size(); ++i) {
+    const at::Tensor rows = out.narrow(0, row, operands_[i].shape[0]);
+    if (merges() && !patches_[i].empty())
+      rows.copy_(patched(operands_[i], patches_[i]));
+    else
+      decode_operand(operands_[i], rows);
+    row += operands_[i].shape[0];
   }
   return out;
 }
 
+bool Operands::streams() const {
+  if (merges()) return false;
+  return std::ranges::none_of(operands_, [](const Operand& operand) {
+    return std::ranges::any_of(operand.parts, &WeightPart::transposed);
+  });
+}
+
+void Operands::read(int64_t first, int64_t count, at::ScalarType dtype, void* to) const {
+  ATELIER_CHECK(streams() && !rounds_before(dtype));
+  char* out = static_cast<char*>(to);
+  int64_t row = 0;  // of the joined operands
+  for (const Operand& operand : operands_) {
+    const int64_t width = elements_of(operand.shape) / operand.shape[0];
+    int64_t begin = row;  // of the part
+    for (const WeightPart& part : operand.parts) {
+      const TensorInfo& info = info_of(part);
+      const int64_t rows = part_elements(part, info) / width;
+      const int64_t from = std::max(first, begin), end = std::min(first + count, begin + rows);
+      if (from < end) {
+        const int64_t start = part.first_row * row_elements(info) + (from - begin) * width;
+        const int64_t elements = (end - from) * width;
+        decode_range(part.source->bytes(part.name), info.encoding, start, elements, dtype, out,
+                     part.name);
+        out += elements * static_cast<int64_t>(c10::elementSize(dtype));
+      }
+      begin += rows;
+    }
+    row += operand.shape[0];
+  }
+}
+
+int64_t Operands::side_rank() const {
+  int64_t rank = 0;
+  if (beside_)
+    for (const auto& of_one : patches_)
+      for (const PlacedPatch& placed : of_one) rank += placed.patch->low_rank()->up.size(1);
+  return rank;
+}
+
+std::optional<LowRank> Operands::side() const {
+  if (!beside_ || patches_.empty()) return {};
+  struct Placed {
+    LowRank change;
+    int64_t row;
+    double strength;
+  };
+  std::vector<Placed> changes;
+  int64_t rows = 0, rank = 0;
+  for (size_t i = 0; i < operands_.size(); ++i) {
+    for (const PlacedPatch& placed : patches_[i]) {
+      std::optional<LowRank> change = placed.patch->low_rank();
+      ATELIER_CHECK(change && change->up.size(0) == placed.rows &&
+                    change->up.size(1) == change->down.size(0));
+      rank += change->up.size(1);
+      changes.push_back({std::move(*change), rows + placed.first_row, placed.strength});
+    }
+    rows += operands_[i].shape[0];
+  }
+  LowRank all{at::zeros({rows, rank}, at::dtype(at::kFloat)), {}};
+  std::vector<at::Tensor> downs;
+  int64_t column = 0;
+  for (const Placed& placed : changes) {
+    const at::Tensor& up = placed.change.up;
+    const at::Tensor place = all.up.narrow(0, placed.row, up.size(0)).narrow(1, column, up.size(1));
+    place.copy_(up * placed.strength);
+    downs.push_back(placed.change.down);
+    column += up.size(1);
+  }
+  all.down = at::cat(downs);
+  return all;
+}
+
 Form plain_form() {
-  return {"plain", [](const Operands& operands, const Compute& compute) {
+  return {.name = "plain", .prepare = [](const Operands& operands, const Compute& compute) {
             return operands.joined(compute.dtype).to(compute.device.torch());
           }};
 }
 
 Form fp32_form() {
-  return {"fp32", [](const Operands& operands, const Compute& compute) {
-            return operands.joined(at::kFloat).to(compute.device.torch());
-          }};
+  return {.name = "fp32",
+          .prepare =
+              [](const Operands& operands, const Compute& compute) {
+                return operands.joined(at::kFloat).to(compute.device.torch());
+              },
+          .size =
+              [](const Operands& operands, const Compute&) {
+                return operands.elements() * static_cast<int64_t>(sizeof(float));
+              }};
 }
 
 Pin Weight::pin() const {
   ATELIER_CHECK(entry_);
-  return Pin(entry_->pin());
+  return entry_->pin();
 }
 
 Weight Weight::as(Form form) const { return gather({*this}, std::move(form)); }
@@ -175,7 +298,10 @@ Weight::Entry::Entry(std::shared_ptr<Residency::State> state, std::vector<Operan
       form_(std::move(form)),
       compute_(compute) {}
 
-Weight::Entry::~Entry() { state_->count(-bytes_); }
+Weight::Entry::~Entry() {
+  state_->count(-bytes_);
+  if (home_ == Home::stored) release_stored(nullptr);
+}
 
 int64_t Weight::Entry::stored_bytes() const {
   int64_t bytes = 0;
@@ -189,9 +315,9 @@ void Weight::Entry::will_need() const {
     for (const WeightPart& part : operand.parts) part.source->will_need(part.name);
 }
 
-// Unless the prepared tensor is a view of them.
-void Weight::Entry::release_stored() const {
-  const void* const prepared = prepared_.is_mkldnn() ? nullptr : prepared_.const_data_ptr();
+void Weight::Entry::release_stored(const Pin* pin) const {
+  const bool plain = pin && !(*pin)->is_mkldnn();
+  const void* const prepared = plain ? (*pin)->const_data_ptr() : nullptr;
   for (const Operand& operand : operands_)
     for (const WeightPart& part : operand.parts) {
       const std::span<const std::byte> bytes = part.source->bytes(part.name);
@@ -200,19 +326,59 @@ void Weight::Entry::release_stored() const {
     }
 }
 
-at::Tensor Weight::Entry::pin() {
-  if (prepared()) return prepared_;
-  const std::lock_guard lock(mutex_);
-  if (prepared()) return prepared_;
+Pin Weight::Entry::pin() {
+  if (home_ != Home::prepared) {
+    Pin pin = prepare();
+    if (home_ == Home::disk) release_stored(&pin);
+    return pin;
+  }
+  if (!prepared()) {
+    const std::lock_guard lock(mutex_);
+    if (!prepared()) keep(prepare());
+  }
+  return *prepared_;
+}
+
+Pin Weight::Entry::prepare() const {
   // Outside inference mode whoever comes first, so that the tensor is the same kind for everyone.
   const c10::InferenceMode off(false);
   const at::NoGradGuard no_gradients;
-  prepared_ = form_.prepare(Operands(operands_, compute_.rounded), compute_);
-  bytes_ = prepared_bytes(prepared_);
+  const OperandPatches patches = state_->patches_of(operands_);
+  const bool beside = form_.prepare_down && runs_beside(operands_, patches);
+  const Operands operands(operands_, patches, compute_.rounded, beside);
+  at::Tensor prepared = form_.prepare(operands, compute_);
+  const std::optional<LowRank> side = operands.side();
+  if (!side) return Pin(std::move(prepared));
+  return Pin(std::move(prepared), form_.prepare_down(side->down, compute_), side->down.size(0));
+}
+
+void Weight::Entry::keep(Pin pin) {
+  bytes_ = prepared_bytes(*pin) + (pin.rank() > 0 ? prepared_bytes(pin.down()) : 0);
+  prepared_ = std::move(pin);
   state_->count(bytes_);
-  release_stored();
+  release_stored(&*prepared_);
   ready_.store(true, std::memory_order_release);
-  return prepared_;
+}
+
+void Weight::Entry::drop() {
+  const std::lock_guard lock(mutex_);
+  if (!prepared()) return;
+  ready_.store(false, std::memory_order_release);
+  prepared_.reset();
+  state_->count(-std::exchange(bytes_, 0));
+}
+
+void Weight::Entry::set_home(Home home) {
+  home_ = home;
+  if (home != Home::prepared) drop();
+}
+
+int64_t Weight::Entry::expected_bytes() const {
+  const OperandPatches patches = state_->patches_of(operands_);
+  const bool beside = form_.prepare_down && runs_beside(operands_, patches);
+  const Operands operands(operands_, patches, compute_.rounded, beside);
+  if (form_.size) return form_.size(operands, compute_);
+  return operands.elements() * static_cast<int64_t>(c10::elementSize(compute_.dtype));
 }
 
 }  // namespace atelier

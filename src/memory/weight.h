@@ -12,6 +12,7 @@
 
 #include "device/device.h"
 #include "formats/tensor_source.h"
+#include "memory/patch.h"
 
 namespace atelier {
 
@@ -36,14 +37,19 @@ struct WeightPart {
 struct Operand {
   std::vector<WeightPart> parts;
   Shape shape;
+  std::string name = {};  // in the model; patches find it by this
 };
 
-/// Stored operands, decoded when a form asks, and rounded first if the compute says so.
+/// The patches of each operand, in the operands' order; empty where there are none at all.
+using OperandPatches = std::vector<std::vector<PlacedPatch>>;
+
+/// Stored operands, decoded when a form asks, patched, and rounded if the compute says so.
 class Operands {
  public:
-  explicit Operands(const std::vector<Operand>& operands,
-                    std::optional<at::ScalarType> rounded = {})
-      : operands_(operands), rounded_(rounded) {}
+  /// With `beside`, patches are left to the layer, which asks for them by `side`.
+  Operands(const std::vector<Operand>& operands, const OperandPatches& patches,
+           std::optional<at::ScalarType> rounded, bool beside)
+      : operands_(operands), patches_(patches), rounded_(rounded), beside_(beside) {}
   size_t size() const { return operands_.size(); }
   const Shape& shape(size_t i) const { return operands_[i].shape; }
   /// The dtype all parts are stored in, if they share one and a tensor can hold it as it lies in
@@ -54,11 +60,27 @@ class Operands {
   at::Tensor decoded(size_t i, at::ScalarType dtype) const;
   /// All operands joined along dim 0, contiguous, on the CPU; a lone operand as by `decoded`.
   at::Tensor joined(at::ScalarType dtype) const;
+  /// Whether `read` can stand for `joined`: no part is transposed and nothing is merged.
+  bool streams() const;
+  /// Rows [first, first + count) of `joined(dtype)` to `to`, with room for them; any thread. Only
+  /// where `streams`, and if operands are rounded, in the dtype they are rounded to.
+  void read(int64_t first, int64_t count, at::ScalarType dtype, void* to) const;
+  /// Number of elements of all operands.
+  int64_t elements() const;
+  /// What the layer adds to the product with the joined operands [out, in]: up [out, r] times
+  /// down [r, in], all low-rank patches joined along r with their strengths in `up`. Nothing if
+  /// there are none or `joined` has them.
+  std::optional<LowRank> side() const;
+  /// Its r; 0 without one.
+  int64_t side_rank() const;
 
  private:
   bool rounds_before(at::ScalarType dtype) const { return rounded_ && rounded_ != dtype; }
+  bool merges() const { return !patches_.empty() && !beside_; }
   const std::vector<Operand>& operands_;
+  const OperandPatches& patches_;
   std::optional<at::ScalarType> rounded_;
+  bool beside_;
 };
 
 /// What a kernel wants of a weight. `prepare` is a pure function of the operands' bytes and the
@@ -67,6 +89,11 @@ struct Form {
   std::string_view name;
   std::function<at::Tensor(const Operands& operands, const Compute& compute)> prepare;
   bool on_demand = false;  // left out of `Residency::prepare_all`: few runs need it
+  /// Of forms whose layer runs low-rank patches of quantised matrices beside the stored product:
+  /// makes `LowRank::down` what `Pin::down` gives; `up` is then `prepare`'s affair.
+  std::function<at::Tensor(const at::Tensor& down, const Compute& compute)> prepare_down = {};
+  /// Bytes of what `prepare` will give; unset: those of the joined operands in the compute dtype.
+  std::function<int64_t(const Operands& operands, const Compute& compute)> size = {};
 };
 
 /// The operands joined in the compute dtype on the compute device.
@@ -77,12 +104,17 @@ Form fp32_form();
 /// Keeps a prepared weight in place while it lives.
 class Pin {
  public:
-  explicit Pin(at::Tensor tensor) : tensor_(std::move(tensor)) {}
+  explicit Pin(at::Tensor tensor, at::Tensor down = {}, int64_t rank = 0)
+      : tensor_(std::move(tensor)), down_(std::move(down)), rank_(rank) {}
   const at::Tensor& operator*() const { return tensor_; }
   const at::Tensor* operator->() const { return &tensor_; }
+  /// The first half of the side branch, of `rank` rows; undefined and 0 without one.
+  const at::Tensor& down() const { return down_; }
+  int64_t rank() const { return rank_; }
 
  private:
-  at::Tensor tensor_;
+  at::Tensor tensor_, down_;
+  int64_t rank_;
 };
 
 /// A weight by handle: copies share one prepared tensor, which goes when the last copy does. An

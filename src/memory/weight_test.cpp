@@ -177,6 +177,56 @@ TEST_F(WeightTest, WhatFewRunsNeedIsPreparedOnDemand) {
   EXPECT_EQ(residency.weight_bytes(), Bytes(48));
 }
 
+TEST_F(WeightTest, NeedsAreWorkedOutFromShapes) {
+  const Weight a = bind("a"), b = bind("b"), wide = bind("b").as(fp32_form());
+  const Residency::Needs needs = residency.needs();
+  EXPECT_EQ(needs.prepared, Bytes(24 * 2 + 8 * 2 + 8 * 4));
+  EXPECT_EQ(needs.stored, Bytes(24 * 4 + 8 * 2 + 8 * 2));
+  EXPECT_EQ(needs.largest, Bytes(48));
+  EXPECT_EQ(residency.weight_bytes(), Bytes(0));
+}
+
+// Weights of 128 KiB each in bf16.
+struct LargeWeights : Fixture {
+  std::vector<Weight> weights;
+  LargeWeights() {
+    for (int i = 0; i < 8; ++i) {
+      const std::string name = "w" + std::to_string(i);
+      source->put(name, at::randn({256, 256}));
+      weights.push_back(bind(name));
+    }
+    weights.push_back(bind("a"));  // small
+  }
+  void expect_right() {
+    for (int i = 0; i < 8; ++i) {
+      const at::Tensor want = source->tensor("w" + std::to_string(i)).to(at::kBFloat16);
+      EXPECT_TRUE(at::equal(*weights[static_cast<size_t>(i)].pin(), want));
+    }
+  }
+};
+
+TEST_F(LargeWeights, StayPreparedEvenlySpreadWithinWhatIsAllowed) {
+  constexpr int64_t kEach = 256 * 256 * 2, kSmallOne = 24 * 2;
+  const auto stay = [&](int64_t bytes) {
+    residency.keep_prepared(Bytes(bytes));
+    residency.prepare_all();
+    std::string which;
+    for (const Weight& weight : weights) {
+      const Pin first = weight.pin();
+      which += first->const_data_ptr() == weight.pin()->const_data_ptr() ? 'x' : '.';
+    }
+    expect_right();
+    return which;
+  };
+  EXPECT_EQ(stay(4 * kEach + kSmallOne), ".x.x.x.xx");
+  EXPECT_EQ(residency.weight_bytes(), Bytes(4 * kEach + kSmallOne));
+  EXPECT_EQ(stay(2 * kEach + kSmallOne), "...x...xx");
+  EXPECT_EQ(residency.weight_bytes(), Bytes(2 * kEach + kSmallOne));
+  EXPECT_EQ(stay(0), "........x");
+  EXPECT_EQ(residency.weight_bytes(), Bytes(kSmallOne));
+  EXPECT_EQ(stay(8 * kEach + kSmallOne), "xxxxxxxxx");
+}
+
 TEST_F(WeightTest, APinOutlivesItsWeight) {
   std::optional<Pin> pin;
   {

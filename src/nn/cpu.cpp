@@ -44,6 +44,30 @@ Tensor stored(const Operands& operands) {
   return operands.joined(dtype);
 }
 
+/// Operands as kernels read them while packing: where they lie, or decoded a few rows at a time.
+class PackedFrom final : public CpuWeightReader {
+ public:
+  /// What the file has not as floats comes as `wanted`.
+  PackedFrom(const Operands& operands, CpuType wanted) : operands_(operands) {
+    const auto stored = operands.stored_dtype();
+    dtype_ = stored.value_or(wanted == CpuType::bf16 ? at::kBFloat16 : at::kFloat);
+    const bool lies = stored && operands.size() == 1;
+    if (lies || !operands.streams()) joined_ = operands.joined(dtype_);
+  }
+  CpuWeights weights() const {
+    const CpuType type = dtype_ == at::kHalf ? CpuType::fp16 : *compute_type(dtype_);
+    return {type, joined_.defined() ? joined_.const_data_ptr() : nullptr, this};
+  }
+  void read(int64_t first, int64_t count, void* to) const override {
+    operands_.read(first, count, dtype_, to);
+  }
+
+ private:
+  const Operands& operands_;
+  at::ScalarType dtype_;
+  Tensor joined_;
+};
+
 CpuWeights weights_of(const Tensor& stored) {
   const CpuType type = stored.scalar_type() == at::kHalf ? CpuType::fp16 : type_of(stored);
   return {type, stored.const_data_ptr()};
@@ -61,10 +85,21 @@ Tensor empty_picture(const Tensor& like, int64_t channels, int64_t h, int64_t w)
 
 Tensor channels_last(const Tensor& x) { return x.contiguous(at::MemoryFormat::ChannelsLast); }
 
-void run_linear(const CpuLinear& layer, const Tensor& x, const Tensor& packed, const Tensor& bias,
-                Tensor& y, bool accumulate) {
+// The product with the side branch's first matrix [rank, in].
+CpuLinear down_layer(const CpuLinear& layer, int64_t rank) {
+  return {.type = layer.type, .inputs = layer.inputs, .outputs = rank};
+}
+
+void run_linear(CpuLinear layer, const Tensor& x, const Pin& packed, const Tensor& bias, Tensor& y,
+                bool accumulate) {
   const Tensor rows = x.contiguous();
   const int64_t count = rows.numel() / layer.inputs;
+  Tensor tail;
+  if (packed.rank() > 0) {
+    layer.tail = packed.rank();
+    tail = at::empty({count, layer.tail}, x.options());
+    run_linear(down_layer(layer, layer.tail), rows, Pin(packed.down()), {}, tail, false);
+  }
   const Recorded record(
       accumulate ? "linear+" : "linear", 2 * count * layer.inputs * layer.outputs,
       [&] { return fmt::format("{}>{} x{}", layer.inputs, layer.outputs, count); });
@@ -72,11 +107,13 @@ void run_linear(const CpuLinear& layer, const Tensor& x, const Tensor& packed, c
                    {.rows = count,
                     .x = rows.const_data_ptr(),
                     .x_stride = layer.inputs,
-                    .packed = packed.const_data_ptr(),
+                    .packed = packed->const_data_ptr(),
                     .bias = floats(bias),
                     .y = y.mutable_data_ptr(),
                     .y_stride = y.size(-1),
-                    .accumulate = accumulate},
+                    .accumulate = accumulate,
+                    .tail = tail.defined() ? tail.const_data_ptr() : nullptr,
+                    .tail_stride = layer.tail},
                    kParallel);
 }
 
@@ -132,21 +169,49 @@ std::optional<CpuConv> conv_layer(const Compute& compute, CpuConv layer) {
 }
 
 Form linear_form(const CpuLinear& layer) {
-  return {"linear", [layer](const Operands& operands, const Compute&) {
-            const Tensor plain = stored(operands);
-            Tensor packed = bytes(kernels().linear_weight_bytes(layer));
-            kernels().pack_linear(layer, weights_of(plain), packed.mutable_data_ptr(), kParallel);
-            return packed;
-          }};
+  return {.name = "linear",
+          .prepare =
+              [layer](const Operands& operands, const Compute&) {
+                const std::optional<LowRank> side = operands.side();
+                CpuLinear whole = layer;
+                if (side) whole.tail = side->up.size(1);
+                const PackedFrom from(operands, layer.type);
+                Tensor packed = bytes(kernels().linear_weight_bytes(whole));
+                void* const to = packed.mutable_data_ptr();
+                kernels().pack_linear(whole, from.weights(), to, kParallel);
+                if (side) kernels().pack_linear_tail(whole, weights_of(side->up), to, kParallel);
+                return packed;
+              },
+          .prepare_down =
+              [layer](const Tensor& down, const Compute&) {
+                const CpuLinear first = down_layer(layer, down.size(0));
+                Tensor packed = bytes(kernels().linear_weight_bytes(first));
+                kernels().pack_linear(first, weights_of(down), packed.mutable_data_ptr(),
+                                      kParallel);
+                return packed;
+              },
+          .size =
+              [layer](const Operands& operands, const Compute&) {
+                CpuLinear whole = layer;
+                whole.tail = operands.side_rank();
+                return kernels().linear_weight_bytes(whole);
+              }};
 }
 
 Form conv_form(const CpuConv& layer) {
-  return {"conv", [layer](const Operands& operands, const Compute&) {
-            const Tensor plain = stored(operands);
-            Tensor packed = bytes(kernels().conv_weight_bytes(layer));
-            kernels().pack_conv(layer, weights_of(plain), packed.mutable_data_ptr(), kParallel);
-            return packed;
-          }};
+  return {.name = "conv",
+          .prepare =
+              [layer](const Operands& operands, const Compute&) {
+                // Where weights are summed before they are rounded, they are not rounded twice.
+                const bool sums =
+                    layer.upsample || kernels().conv_method(layer) == CpuConvMethod::winograd;
+                const PackedFrom from(operands, sums ? CpuType::fp32 : layer.type);
+                Tensor packed = bytes(kernels().conv_weight_bytes(layer));
+                kernels().pack_conv(layer, from.weights(), packed.mutable_data_ptr(), kParallel);
+                return packed;
+              },
+          .size = [layer](const Operands&,
+                          const Compute&) { return kernels().conv_weight_bytes(layer); }};
 }
 
 Tensor phase_weights(const Operands& operands) {
@@ -157,18 +222,18 @@ Tensor phase_weights(const Operands& operands) {
   return phases;
 }
 
-Tensor linear(const CpuLinear& layer, const Tensor& x, const Tensor& packed, const Tensor& bias) {
+Tensor linear(const CpuLinear& layer, const Tensor& x, const Pin& weight, const Tensor& bias) {
   at::DimVector sizes(x.sizes());
   sizes.back() = layer.epilogue == CpuEpilogue::geglu ? layer.outputs / 2 : layer.outputs;
   Tensor y = at::empty(sizes, x.options());
-  run_linear(layer, x, packed, bias, y, false);
+  run_linear(layer, x, weight, bias, y, false);
   return y;
 }
 
-void linear_add(const CpuLinear& layer, Tensor& y, const Tensor& x, const Tensor& packed,
+void linear_add(const CpuLinear& layer, Tensor& y, const Tensor& x, const Pin& weight,
                 const Tensor& bias) {
   ATELIER_CHECK(y.is_contiguous());
-  run_linear(layer, x, packed, bias, y, true);
+  run_linear(layer, x, weight, bias, y, true);
 }
 
 Tensor conv(const CpuConv& layer, const Tensor& x, const Tensor& packed, const Tensor& bias) {

@@ -27,17 +27,19 @@ std::optional<CpuLinear> linear_layer(const Compute& compute, int64_t in, int64_
                                       CpuEpilogue epilogue);
 std::optional<CpuConv> conv_layer(const Compute& compute, CpuConv layer);
 
-/// Joined operands [out, in] or [out, in, k, k], packed.
+/// Joined operands [out, in] or [out, in, k, k], packed; low-rank patches of quantised matrices as
+/// the tail of the layer.
 Form linear_form(const CpuLinear& layer);
 Form conv_form(const CpuConv& layer);
 
 /// A 3x3 kernel [O, C, 3, 3] as the four 2x2 kernels of doubling before it: [4 O, C, 2, 2] fp32.
 Tensor phase_weights(const Operands& operands);
 
-/// x [..., in] -> [..., out], out halved by geglu. `bias` fp32 or undefined.
-Tensor linear(const CpuLinear& layer, const Tensor& x, const Tensor& packed, const Tensor& bias);
+/// x [..., in] -> [..., out], out halved by geglu. `weight` is of `linear_form`, `bias` fp32 or
+/// undefined.
+Tensor linear(const CpuLinear& layer, const Tensor& x, const Pin& weight, const Tensor& bias);
 /// y += linear(x), y [..., out] contiguous.
-void linear_add(const CpuLinear& layer, Tensor& y, const Tensor& x, const Tensor& packed,
+void linear_add(const CpuLinear& layer, Tensor& y, const Tensor& x, const Pin& weight,
                 const Tensor& bias);
 
 /// x [B, in, H, W] -> [B, out, H', W'], channels-last. `bias` fp32 [out] or [B, out], or undefined.

@@ -12,20 +12,37 @@ at::Tensor plain(const Operands& operands, const Compute& compute) {
   return operands.joined(compute.dtype).to(compute.device.torch());
 }
 
+// A matrix, with the second half of its side branch as further columns.
+at::Tensor widened(const Operands& operands, const Compute& compute) {
+  const at::Tensor weight = plain(operands, compute);
+  const std::optional<LowRank> side = operands.side();
+  return side ? at::cat({weight, side->up.to(weight.options())}, 1) : weight;
+}
+
+at::Tensor plain_down(const at::Tensor& down, const Compute& compute) {
+  return down.to(compute.device.torch(), compute.dtype);
+}
+
 }  // namespace
 
 Form linear_form() {
-  return {"linear", [](const Operands& operands, const Compute& compute) {
-            const at::Tensor weight = plain(operands, compute);
-            return onednn::packs(compute) ? onednn::pack_linear(weight) : weight;
-          }};
+  return {.name = "linear",
+          .prepare =
+              [](const Operands& operands, const Compute& compute) {
+                const at::Tensor weight = widened(operands, compute);
+                return onednn::packs(compute) ? onednn::pack_linear(weight) : weight;
+              },
+          .prepare_down = plain_down};
 }
 
 Form residual_form() {
-  return {"residual", [](const Operands& operands, const Compute& compute) {
-            const at::Tensor weight = plain(operands, compute);
-            return onednn::packs(compute) ? onednn::pack_linear_add(weight) : weight;
-          }};
+  return {.name = "residual",
+          .prepare =
+              [](const Operands& operands, const Compute& compute) {
+                const at::Tensor weight = widened(operands, compute);
+                return onednn::packs(compute) ? onednn::pack_linear_add(weight) : weight;
+              },
+          .prepare_down = plain_down};
 }
 
 Form conv_form(onednn::ConvGeometry geometry, bool on_demand) {
@@ -52,6 +69,11 @@ Form phase_bias_form() {
 
 Form norm_form(const Compute& compute) {
   return compute.device.is_cpu() ? fp32_form() : plain_form();
+}
+
+at::Tensor with_side(const at::Tensor& x, const Pin& weight) {
+  if (weight.rank() == 0) return x;
+  return at::cat({x, at::linear(x, weight.down())}, -1);
 }
 
 at::Tensor pinned(const Weight& weight) { return weight ? *weight.pin() : at::Tensor(); }

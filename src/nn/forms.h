@@ -6,10 +6,13 @@
 
 namespace atelier::nn {
 
-/// A matrix for `onednn::linear` or at::linear; several operands are joined along dim 0.
+/// A matrix for `onednn::linear` or at::linear of `with_side(x)`; several operands are joined along
+/// dim 0.
 Form linear_form();
-/// A matrix for `onednn::linear_add` or at::linear.
+/// A matrix for `onednn::linear_add` or at::linear of `with_side(x)`.
 Form residual_form();
+/// x [..., in], with its products with the weight's low-rank patches as further channels.
+at::Tensor with_side(const at::Tensor& x, const Pin& weight);
 /// A kernel for `onednn::conv` or at::conv2d.
 Form conv_form(onednn::ConvGeometry geometry, bool on_demand = false);
 /// A 3x3 kernel [O, C, 3, 3] as the 2x2 kernel [4 O, C, 2, 2] that works on the picture before

@@ -112,9 +112,10 @@ Linear::Linear(const LinearParts& parts)
 Tensor Linear::operator()(const Tensor& x) const {
   const Pin weight = weight_.pin();
   const Tensor bias = pinned(bias_);
-  if (own_) return cpu::linear(*own_, x, *weight, bias);
-  return finish(weight->is_mkldnn() ? onednn::linear(x, *weight, bias)
-                                    : at::linear(x, *weight, optional(bias)),
+  if (own_) return cpu::linear(*own_, x, weight, bias);
+  const Tensor input = with_side(x, weight);
+  return finish(weight->is_mkldnn() ? onednn::linear(input, *weight, bias)
+                                    : at::linear(input, *weight, optional(bias)),
                 epilogue_);
 }
 
@@ -127,12 +128,12 @@ ResidualLinear::ResidualLinear(const Scope& w, int64_t in, int64_t out, Bias bia
 void ResidualLinear::add_to(Tensor& y, const Tensor& x) const {
   const Pin weight = weight_.pin();
   const Tensor bias = pinned(bias_);
-  if (own_)
-    cpu::linear_add(*own_, y, x, *weight, bias);
-  else if (weight->is_mkldnn())
-    onednn::linear_add(y, x, *weight, bias);
+  if (own_) return cpu::linear_add(*own_, y, x, weight, bias);
+  const Tensor input = with_side(x, weight);
+  if (weight->is_mkldnn())
+    onednn::linear_add(y, input, *weight, bias);
   else
-    y.add_(at::linear(x, *weight, optional(bias)));
+    y.add_(at::linear(input, *weight, optional(bias)));
 }
 
 // ---- convolutions

@@ -61,7 +61,7 @@ Weight Scope::weight(std::string_view leaf, const Shape& shape) const {
     return {};
   }
   if (!readable) return {};
-  return binding_->residency.bind({item->parts, shape}, plain_form(), binding_->compute);
+  return binding_->residency.bind({item->parts, shape, canonical}, plain_form(), binding_->compute);
 }
 
 }  // namespace atelier

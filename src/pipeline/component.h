@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include "models/part.h"
 #include "pipeline/model_files.h"
@@ -21,6 +22,7 @@ class Component {
   void bind(BindReport& report) {
     residency_ = std::make_unique<Residency>();
     part_ = load_part(*def_, found_.source, found_.place, *residency_, report, compute_);
+    if (kept_) residency_->keep_prepared(kept_->most, kept_->from_disk);
   }
   /// The part, bound again if it was released.
   const Interface& get() {
@@ -36,6 +38,16 @@ class Component {
     get();
     residency_->prepare_all(progress);
   }
+  /// What its weights take; binds if need be.
+  Residency::Needs needs() {
+    get();
+    return residency_->needs();
+  }
+  /// `Residency::keep_prepared`, now and whenever it is bound again.
+  void keep_prepared(Bytes most, bool from_disk) {
+    kept_ = {most, from_disk};
+    if (residency_) residency_->keep_prepared(most, from_disk);
+  }
   void release() {
     part_.reset();
     residency_.reset();
@@ -47,6 +59,11 @@ class Component {
   const PartDef<Interface>* def_;
   FoundPart found_;
   Compute compute_;
+  struct Kept {
+    Bytes most;
+    bool from_disk;
+  };
+  std::optional<Kept> kept_;
   std::unique_ptr<Residency> residency_;
   std::unique_ptr<Interface> part_;
 };

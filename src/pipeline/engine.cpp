@@ -12,20 +12,6 @@
 namespace atelier {
 namespace {
 
-/// Weights as they will lie in memory: 3x3 convolutions may be kept transformed for Winograd,
-/// which takes 16/9 of their size.
-Bytes prepared_bytes(const BindReport& report, const Compute& compute) {
-  double bytes = 0;
-  for (const auto& [name, shape] : report.manifest()) {
-    double elements = 1;
-    for (const int64_t extent : shape) elements *= static_cast<double>(extent);
-    const bool kernel = compute.device.is_cpu() && shape.size() == 4 && shape[3] == 3;
-    bytes +=
-        elements * (kernel ? 16.0 / 9 : 1) * static_cast<double>(c10::elementSize(compute.dtype));
-  }
-  return Bytes(static_cast<int64_t>(bytes));
-}
-
 /// Says in the log how much of the model file belongs to no part that was looked for.
 void log_strangers(const ModelParts& parts) {
   const TensorSource& file = *parts.denoiser.source;
@@ -136,13 +122,10 @@ void Engine::bind() {
   unet.throw_if_bad(unet_->found().source->label());
   vae_->bind(vae);
   vae.throw_if_bad(vae_->found().source->label());
-  weight_bytes_.unet = prepared_bytes(unet, unet_->compute());
-  weight_bytes_.vae = prepared_bytes(vae, vae_->compute());
   for (Component<TextEncoder>& text : text_) {
     BindReport report;
     text.bind(report);
     report.throw_if_bad(text.found().source->label());
-    weight_bytes_.text += prepared_bytes(report, text.compute());
   }
 }
 

@@ -56,12 +56,6 @@ class Engine {
   at::Tensor to_model_space(const at::Tensor& latent) const;
   at::Tensor to_vae_space(const at::Tensor& latent) const;
 
-  /// Bytes of prepared weights, predicted from shapes.
-  struct WeightBytes {
-    Bytes unet, text, vae;
-  };
-  const WeightBytes& weight_bytes() const { return weight_bytes_; }
-
  private:
   void bind();
   void check_sizes();
@@ -73,7 +67,6 @@ class Engine {
   std::vector<std::shared_ptr<const Tokenizer>> tokenizers_;
   ModelTraits traits_;
   std::unique_ptr<ModelSampling> sampling_;
-  WeightBytes weight_bytes_;
 };
 
 }  // namespace atelier

@@ -21,6 +21,11 @@ namespace atelier {
 void decode(std::span<const std::byte> bytes, Encoding encoding, at::Tensor& out,
             std::string_view tensor);
 
+/// Decodes elements [first, first + count) of a tensor of `bytes`, as `decode` does, to `to`, on
+/// this thread. Blocks may begin before and end after the range.
+void decode_range(std::span<const std::byte> bytes, Encoding encoding, int64_t first, int64_t count,
+                  at::ScalarType dtype, void* to, std::string_view tensor);
+
 /// The dtype whose memory equals the stored bytes, if there is one: no decoding is needed then.
 std::optional<at::ScalarType> same_dtype(Encoding encoding);
 

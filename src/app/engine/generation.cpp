@@ -70,6 +70,8 @@ void Generation::run() {
   host_.event(plan_event(plan_, options_, *engine_));
   for (const std::string& line : idle_options(options_, *engine_, plan_.settings)) warn(line);
   require_memory(plan_, options_);
+  limit_memory(plan_, *engine_);
+  warn_of_memory();
   prepare_files();
   encode_prompts();
   load_model();
@@ -77,6 +79,19 @@ void Generation::run() {
   for (size_t run = 0; run < options_.prompts.size(); ++run) draw_run(run);
   if (!options_.sheet.empty()) write_sheet();
   finish();
+}
+
+void Generation::warn_of_memory() {
+  const auto tell = [&](const PhaseMemory& phase, const char* part) {
+    if (phase.from_disk)
+      warn(
+          fmt::format("the {}'s weights do not fit beside what else it needs and are read from "
+                      "disk again and again",
+                      part));
+  };
+  tell(plan_.text, "text encoder");
+  tell(plan_.unet, "UNet");
+  tell(plan_.vae, "VAE");
 }
 
 void Generation::read_pictures() {

@@ -25,6 +25,8 @@ class Generation {
   void run();
 
  private:
+  /// Says which weights do not fit into memory even as they are stored.
+  void warn_of_memory();
   void read_pictures();
   void prepare_files();
   void encode_prompts();

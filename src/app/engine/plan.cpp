@@ -84,6 +84,18 @@ double choose_strength(const GenerateOptions& options, const StartPictures& star
   return options.strength.value_or(begun && !part ? kStrength : 1);
 }
 
+/// Of all text encoders together: they are loaded at once.
+Residency::Needs text_needs(Engine& engine) {
+  Residency::Needs all;
+  for (Component<TextEncoder>& text : engine.text()) {
+    const Residency::Needs needs = text.needs();
+    all.prepared += needs.prepared;
+    all.stored += needs.stored;
+    all.largest = std::max(all.largest, needs.largest);
+  }
+  return all;
+}
+
 /// Peaks of the phases. Text encoders leave before the UNet comes; the UNet leaves before the last
 /// picture is decoded.
 void estimate(Plan& plan, const GenerateOptions& options, Engine& engine) {
@@ -101,14 +113,17 @@ void estimate(Plan& plan, const GenerateOptions& options, Engine& engine) {
   const Bytes step =
       engine.unet().get().activation_bytes(options.batch * (plan.settings.negative ? 2 : 1),
                                            areas * plan.height / factor, plan.width / factor);
-  const Engine::WeightBytes& weights = engine.weight_bytes();
-  const Bytes pictures(options.batch * plan.runs * plan.width * plan.height * 3);
-  const Bytes kept = plan.runs > 1 ? weights.unet : Bytes();
-  plan.weights = weights.unet + weights.vae;
-  plan.activations = std::max(step, coding);
-  plan.needed = std::max({weights.text, weights.unet + step, kept + weights.vae + coding}) +
-                pictures + kProgram;
+  const Bytes pictures = Bytes(options.batch * plan.runs * plan.width * plan.height * 3) + kProgram;
   plan.available = read_memory_info().usable_available();
+  if (!options.ram.empty())
+    plan.available = std::min(plan.available, parse_bytes(options.ram, "--ram"));
+  plan.text = plan_phase(text_needs(engine), pictures, plan.available);
+  plan.unet = plan_phase(engine.unet().needs(), step + pictures, plan.available);
+  const Bytes unet_stays = plan.runs > 1 ? plan.unet.kept : Bytes();
+  plan.vae = plan_phase(engine.vae().needs(), unet_stays + coding + pictures, plan.available);
+  plan.weights = plan.unet.kept + plan.vae.kept;
+  plan.activations = std::max(step, coding);
+  plan.needed = std::max({plan.text.needed, plan.unet.needed, plan.vae.needed});
 }
 
 }  // namespace
@@ -160,9 +175,21 @@ void require_memory(const Plan& plan, const GenerateOptions& options) {
   if (options.dtype == "fp32") help += ", use --dtype bf16";
   throw Error(ErrorCode::out_of_memory,
               {.subject = fmt::format("{}x{}, batch {}", plan.width, plan.height, options.batch),
-               .expected = fmt::format("about {} of memory is needed and {} is available",
-                                       to_string(plan.needed), to_string(plan.available)),
+               .expected = fmt::format("about {} of memory is needed and {} {}",
+                                       to_string(plan.needed), to_string(plan.available),
+                                       options.ram.empty() ? "is available" : "may be used"),
                .hint = help});
+}
+
+void limit_memory(const Plan& plan, Engine& engine) {
+  Bytes left = plan.text.kept;
+  for (Component<TextEncoder>& text : engine.text()) {
+    const Bytes kept = std::min(left, text.needs().prepared);
+    text.keep_prepared(kept, plan.text.from_disk);
+    left = left - kept;
+  }
+  engine.unet().keep_prepared(plan.unet.kept, plan.unet.from_disk);
+  engine.vae().keep_prepared(plan.vae.kept, plan.vae.from_disk);
 }
 
 Json plan_event(const Plan& plan, const GenerateOptions& o, Engine& engine) {
@@ -192,7 +219,9 @@ Json plan_event(const Plan& plan, const GenerateOptions& o, Engine& engine) {
   event["memory"] = {{"weights", plan.weights.count()},
                      {"activations", plan.activations.count()},
                      {"needed", plan.needed.count()},
-                     {"available", plan.available.count()}};
+                     {"available", plan.available.count()},
+                     {"unet_prepared", plan.unet.kept.count()},
+                     {"unet_weights", engine.unet().needs().prepared.count()}};
   return event;
 }
 

@@ -7,6 +7,7 @@
 #include "app/generate_options.h"
 #include "base/bytes.h"
 #include "base/json.h"
+#include "memory/plan.h"
 #include "pipeline/engine.h"
 #include "pipeline/start_latent.h"
 #include "sampling/sample.h"
@@ -28,6 +29,7 @@ struct Plan {
   bool seed_chosen = false;
   int threads = 1;
   Bytes weights, activations, needed, available;
+  PhaseMemory text, unet, vae;
 };
 
 /// Chooses what the options leave open, draws a random seed if none is given, and has `engine` take
@@ -41,6 +43,9 @@ SampleJob sample_job(const GenerateOptions& options, const Plan& plan, const Eng
 
 /// Throws `out_of_memory` with the figures and what would help if the plan cannot fit.
 void require_memory(const Plan& plan, const GenerateOptions& options);
+
+/// Tells each component how much of its weights may stay prepared.
+void limit_memory(const Plan& plan, Engine& engine);
 
 /// The "plan" event.
 Json plan_event(const Plan& plan, const GenerateOptions& options, Engine& engine);

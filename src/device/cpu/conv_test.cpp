@@ -175,6 +175,28 @@ TEST_P(ConvTest, WeightsMayComeInAnyStorageType) {
   EXPECT_EQ(pack(CpuType::fp32, plain.data()), pack(CpuType::fp16, half.data()));
 }
 
+TEST_P(ConvTest, WeightsReadWhilePackingArePackedAlike) {
+  for (const CpuConv& layer :
+       {CpuConv{.type = type(), .inputs = 40, .outputs = 70},
+        CpuConv{.type = type(), .inputs = 40, .outputs = 70, .upsample = true},
+        CpuConv{.type = type(),
+                .inputs = 40,
+                .outputs = 70,
+                .kernel = 1,
+                .pad_begin = 0,
+                .pad_end = 0}}) {
+    if (kernels().conv_method(layer) == CpuConvMethod::library) continue;
+    const int64_t row = layer.inputs * layer.kernel * layer.kernel;
+    const Array weights = Array::random(type(), layer.outputs * row, 2);
+    const CopyingReader reader(weights, row);
+    const int64_t size = kernels().conv_weight_bytes(layer);
+    PackedBytes lying(size), read(size);
+    kernels().pack_conv(layer, {type(), weights.data()}, lying.data(), SerialParallel());
+    kernels().pack_conv(layer, {type(), nullptr, &reader}, read.data(), SpawnParallel(3));
+    EXPECT_EQ(std::memcmp(lying.data(), read.data(), static_cast<size_t>(size)), 0);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Isa, ConvTest, testing::ValuesIn(all_variants()), variant_name);
 
 }  // namespace

@@ -41,7 +41,14 @@ struct CpuKernels {
   int64_t (*linear_weight_bytes)(const CpuLinear& layer);
   void (*pack_linear)(const CpuLinear& layer, const CpuWeights& weights, void* packed,
                       const Parallel& parallel);
+  /// Packs U [outputs, tail] of a layer that has a tail, into the same `packed`.
+  void (*pack_linear_tail)(const CpuLinear& layer, const CpuWeights& weights, void* packed,
+                           const Parallel& parallel);
   void (*linear)(const CpuLinear& layer, const CpuLinearRun& run, const Parallel& parallel);
+  /// The same for few rows, with weights [outputs, inputs] that are read as they are needed, a few
+  /// outputs at a time, instead of `run.packed`; the layer has no tail.
+  void (*linear_unpacked)(const CpuLinear& layer, const CpuWeights& weights,
+                          const CpuLinearRun& run, const Parallel& parallel);
 
   // Convolutions (device/cpu/conv.h)
   CpuConvMethod (*conv_method)(const CpuConv& layer);

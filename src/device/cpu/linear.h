@@ -1,4 +1,5 @@
-// Arguments of the linear kernels: y = activation(x W^T + b) [+ y].
+// Arguments of the linear kernels: y = activation(x W^T + t U^T + b) [+ y], where t U^T, a tail of
+// few further inputs, carries what is added to a weight that is not to be touched.
 #pragma once
 
 #include <cstdint>
@@ -22,6 +23,7 @@ struct CpuLinear {
   CpuType type;  // of x and y
   int64_t inputs, outputs;  // of W, so that geglu stores outputs / 2 numbers a row
   CpuEpilogue epilogue = CpuEpilogue::plain;
+  int64_t tail = 0;  // inputs of U
 };
 
 /// One application to `rows` rows. `accumulate` adds the result to what y holds (a residual).
@@ -34,6 +36,8 @@ struct CpuLinearRun {
   void* y;
   int64_t y_stride;
   bool accumulate = false;
+  const void* tail = nullptr;  // t; not read where the layer has no tail
+  int64_t tail_stride = 0;
 };
 
 }  // namespace atelier

@@ -30,7 +30,7 @@ struct Problem {
 };
 
 struct Data {
-  Array x, weights, bias, before;
+  Array x, weights, bias, before, tail, tail_weights;
   int64_t columns, x_stride, y_stride;
 };
 
@@ -42,6 +42,8 @@ Data make_data(const Problem& p) {
           Array::random(l.type, l.outputs * l.inputs, 2, deviation),
           Array::random(CpuType::fp32, l.outputs, 3),
           Array::random(l.type, p.rows * (columns + p.gap), 4),
+          Array::random(l.type, p.rows * (l.tail + p.gap), 5),
+          Array::random(l.type, l.outputs * l.tail, 6, deviation),
           columns,
           l.inputs + p.gap,
           columns + p.gap};
@@ -56,6 +58,9 @@ std::vector<double> twin(const Problem& p, const Data& d) {
       double sum = p.bias ? d.bias.at(output) : 0;
       for (int64_t k = 0; k < l.inputs; ++k) {
         sum += d.x.at(row * d.x_stride + k) * d.weights.at(output * l.inputs + k);
+      }
+      for (int64_t k = 0; k < l.tail; ++k) {
+        sum += d.tail.at(row * (l.tail + p.gap) + k) * d.tail_weights.at(output * l.tail + k);
       }
       return sum;
     };
@@ -73,6 +78,10 @@ std::vector<double> twin(const Problem& p, const Data& d) {
 Array run(const CpuKernels& kernels, const Problem& p, const Data& d, const Parallel& parallel) {
   PackedBytes packed(kernels.linear_weight_bytes(p.layer));
   kernels.pack_linear(p.layer, {d.weights.type(), d.weights.data()}, packed.data(), parallel);
+  if (p.layer.tail > 0) {
+    const CpuWeights tail{d.tail_weights.type(), d.tail_weights.data()};
+    kernels.pack_linear_tail(p.layer, tail, packed.data(), parallel);
+  }
   Array y = d.before;
   kernels.linear(p.layer,
                  {.rows = p.rows,
@@ -82,7 +91,9 @@ Array run(const CpuKernels& kernels, const Problem& p, const Data& d, const Para
                   .bias = p.bias ? static_cast<const float*>(d.bias.data()) : nullptr,
                   .y = y.data(),
                   .y_stride = d.y_stride,
-                  .accumulate = p.accumulate},
+                  .accumulate = p.accumulate,
+                  .tail = d.tail.data(),
+                  .tail_stride = p.layer.tail + p.gap},
                  parallel);
   return y;
 }
@@ -127,6 +138,87 @@ TEST_P(LinearTest, EveryEpilogueAgrees) {
     }
     expect_right({{type(), 64, 42, epilogue}, 33});
   }
+}
+
+TEST_P(LinearTest, WeightsReadWhilePackingArePackedAlike) {
+  for (const CpuEpilogue epilogue : {CpuEpilogue::plain, CpuEpilogue::geglu}) {
+    for (const int64_t outputs : {2, 40, 166}) {
+      const CpuLinear layer{type(), 75, outputs, epilogue};
+      if (!kernels().linear_supported(layer)) return;
+      const Array weights = Array::random(type(), outputs * 75, 2);
+      const CopyingReader reader(weights, 75);
+      const int64_t size = kernels().linear_weight_bytes(layer);
+      PackedBytes lying(size), read(size);
+      kernels().pack_linear(layer, {type(), weights.data()}, lying.data(), SerialParallel());
+      kernels().pack_linear(layer, {type(), nullptr, &reader}, read.data(), SpawnParallel(3));
+      EXPECT_EQ(std::memcmp(lying.data(), read.data(), static_cast<size_t>(size)), 0);
+    }
+  }
+}
+
+TEST_P(LinearTest, UnpackedWeightsGiveTheSameLayer) {
+  for (const CpuEpilogue epilogue :
+       {CpuEpilogue::plain, CpuEpilogue::silu, CpuEpilogue::gelu_tanh, CpuEpilogue::geglu}) {
+    for (const int64_t rows : {1, 2, 4, 7, 33}) {
+      for (const int64_t outputs : {2, 40, 134}) {
+        const Problem p{{type(), 75, outputs, epilogue}, rows, rows != 2, rows == 7, rows % 3};
+        if (!kernels().linear_supported(p.layer)) return;
+        const Data d = make_data(p);
+        Array y = d.before;
+        const CopyingReader reader(d.weights, p.layer.inputs);
+        const auto run = [&](const void* data, const Parallel& parallel) {
+          y = d.before;
+          kernels().linear_unpacked(
+              p.layer, {d.weights.type(), data, &reader},
+              {.rows = p.rows,
+               .x = d.x.data(),
+               .x_stride = d.x_stride,
+               .packed = nullptr,
+               .bias = p.bias ? static_cast<const float*>(d.bias.data()) : nullptr,
+               .y = y.data(),
+               .y_stride = d.y_stride,
+               .accumulate = p.accumulate},
+              parallel);
+          return y;
+        };
+        const Array lying = run(d.weights.data(), SerialParallel());
+        EXPECT_LT(relative_error(lying, twin(p, d)), tolerance(3e-6, 4e-3)) << rows << outputs;
+        EXPECT_TRUE(lying == run(nullptr, SpawnParallel(3)));
+      }
+    }
+  }
+}
+
+TEST_P(LinearTest, ARowUnpackedIsTheSameAloneAndAmongOthers) {
+  const Problem p{{type(), 75, 40}, 9};
+  if (!kernels().linear_supported(p.layer)) return;
+  const Data d = make_data(p);
+  const auto run = [&](int64_t first, int64_t rows, Array& y) {
+    const int64_t size = type() == CpuType::fp32 ? 4 : 2;
+    kernels().linear_unpacked(p.layer, {d.weights.type(), d.weights.data()},
+                              {.rows = rows,
+                               .x = static_cast<const char*>(d.x.data()) + first * 75 * size,
+                               .x_stride = 75,
+                               .packed = nullptr,
+                               .bias = nullptr,
+                               .y = static_cast<char*>(y.data()) + first * 40 * size,
+                               .y_stride = 40},
+                              SerialParallel());
+  };
+  Array together = d.before, apart = d.before;
+  run(0, 9, together);
+  for (int64_t row = 0; row < 9; ++row) run(row, 1, apart);
+  EXPECT_TRUE(together == apart);
+}
+
+TEST_P(LinearTest, TailsOfAnyLengthAreAdded) {
+  for (const int64_t tail : {1, 4, 16, 31, 32, 33, 96, 128}) {
+    expect_right({{.type = type(), .inputs = 75, .outputs = 64, .tail = tail}, 40});
+  }
+  for (const CpuEpilogue epilogue : {CpuEpilogue::silu, CpuEpilogue::geglu}) {
+    expect_right({{type(), 160, 96, epilogue, 40}, 70, true, true, 3});
+  }
+  expect_right({{type(), 2600, 64, CpuEpilogue::plain, 64}, 300});
 }
 
 TEST_P(LinearTest, GapsBetweenRowsAreLeftAlone) {

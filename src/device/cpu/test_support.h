@@ -79,6 +79,21 @@ class PackedBytes {
   std::vector<char> bytes_;
 };
 
+/// Rows of an array, copied when asked for.
+class CopyingReader final : public CpuWeightReader {
+ public:
+  CopyingReader(const Array& weights, int64_t row) : weights_(weights), row_(row) {}
+  void read(int64_t first, int64_t count, void* to) const override {
+    const int64_t size = weights_.type() == CpuType::fp32 ? 4 : 2;
+    std::memcpy(to, static_cast<const char*>(weights_.data()) + first * row_ * size,
+                static_cast<size_t>(count * row_ * size));
+  }
+
+ private:
+  const Array& weights_;
+  int64_t row_;
+};
+
 /// Root of the mean squared difference over the root of the mean square of `want`.
 inline double relative_error(const Array& got, const std::vector<double>& want) {
   double off = 0, norm = 0;

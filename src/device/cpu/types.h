@@ -22,10 +22,22 @@ enum class CpuType : uint8_t { fp32, bf16, fp16 };
 /// approximation, quick_gelu x sigmoid(1.702 x), silu x sigmoid(x).
 enum class CpuActivation : uint8_t { none, gelu, gelu_tanh, quick_gelu, silu };
 
-/// Dense weights as a checkpoint has them, in any storage type: [outputs][inputs][kernel][kernel].
+/// Weights made when they are asked for, such as quantised ones. Any thread.
+class CpuWeightReader {
+ public:
+  /// Writes outputs [first, first + count) to `to`, in the type of the CpuWeights.
+  virtual void read(int64_t first, int64_t count, void* to) const = 0;
+
+ protected:
+  ~CpuWeightReader() = default;
+};
+
+/// Dense weights as a checkpoint has them, in any storage type: [outputs][inputs][kernel][kernel];
+/// lying at `data`, or where that is null by `reader`.
 struct CpuWeights {
   CpuType type;
   const void* data;
+  const CpuWeightReader* reader = nullptr;
 };
 
 }  // namespace atelier

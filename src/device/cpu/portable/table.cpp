@@ -10,6 +10,9 @@ int64_t no_linear_bytes(const CpuLinear&) { return 0; }
 void no_pack_linear(const CpuLinear&, const CpuWeights&, void*, const Parallel&) {
   ATELIER_CHECK(!"a linear layer was packed that linear_supported() declines");
 }
+void no_linear_unpacked(const CpuLinear&, const CpuWeights&, const CpuLinearRun&, const Parallel&) {
+  ATELIER_CHECK(!"a linear layer was run that linear_supported() declines");
+}
 void no_linear_run(const CpuLinear&, const CpuLinearRun&, const Parallel&) {
   ATELIER_CHECK(!"a linear layer was run that linear_supported() declines");
 }
@@ -34,7 +37,9 @@ const CpuKernels kKernels{
     .linear_supported = no_linear,
     .linear_weight_bytes = no_linear_bytes,
     .pack_linear = no_pack_linear,
+    .pack_linear_tail = no_pack_linear,
     .linear = no_linear_run,
+    .linear_unpacked = no_linear_unpacked,
     .conv_method = no_conv,
     .conv_weight_bytes = no_conv_bytes,
     .pack_conv = no_pack_conv,

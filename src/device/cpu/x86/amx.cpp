@@ -5,6 +5,7 @@
 #include "device/cpu/x86/amx/linear.h"
 #include "device/cpu/x86/simd/attention.h"
 #include "device/cpu/x86/simd/elementwise.h"
+#include "device/cpu/x86/simd/linear_rows.h"
 #include "device/cpu/x86/simd/norms.h"
 #include "device/cpu/x86/tables.h"
 
@@ -42,7 +43,9 @@ const CpuKernels kAmxKernels{
     .linear_supported = tiled::linear_supported,
     .linear_weight_bytes = tiled::linear_weight_bytes,
     .pack_linear = tiled::pack_linear,
+    .pack_linear_tail = tiled::pack_linear_tail,
     .linear = tiled::linear,
+    .linear_unpacked = linear_unpacked,
     .conv_method = chosen::conv_method,
     .conv_weight_bytes = tiled::conv_weight_bytes,
     .pack_conv = tiled::pack_conv,

@@ -293,17 +293,19 @@ int64_t conv_weight_bytes(const CpuConv& layer) {
 void pack_conv(const CpuConv& layer, const CpuWeights& weights, void* packed,
                const Parallel& parallel) {
   const TapShape shape(layer);
+  const int64_t row = layer.inputs * layer.kernel * layer.kernel;
   with_type(layer.type, [&](auto number) {
-    with_weights(weights, [&](const auto* numbers) {
-      parallel_for(parallel, shape.phases * shape.panels, [&](int64_t begin, int64_t end) {
-        const Scratch columns(column_bytes(layer));
-        for (int64_t i = begin; i < end; ++i) {
-          pack_conv_panel<decltype(number)>(layer, shape, numbers, i / shape.panels,
-                                            i % shape.panels, static_cast<float*>(columns.data()),
-                                            static_cast<char*>(packed));
-        }
-      });
-    });
+    for_weights(
+        weights, row, kPanelColumns, shape.panels, parallel, [&](const auto& rows, int64_t panel) {
+          const int64_t first = panel * kPanelColumns;
+          const auto* const outputs = rows.rows(first, min64(kPanelColumns, layer.outputs - first));
+          const Scratch columns(column_bytes(layer));
+          for (int64_t phase = 0; phase < shape.phases; ++phase) {
+            pack_conv_panel<decltype(number)>(layer, shape, outputs, phase, panel,
+                                              static_cast<float*>(columns.data()),
+                                              static_cast<char*>(packed));
+          }
+        });
   });
 }
 int64_t conv_scratch_bytes(const CpuConv& layer, const CpuPicture& input, int threads) {

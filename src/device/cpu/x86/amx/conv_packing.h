@@ -52,6 +52,7 @@ inline int64_t column_bytes(const CpuConv& layer) {
   return kTileWidth * layer.kernel * layer.kernel * kPanelColumns * int64_t{sizeof(float)};
 }
 
+/// One panel of one phase: its outputs' weights [kPanelColumns or fewer][inputs][taps].
 template <class T, class S>
 void pack_conv_panel(const CpuConv& layer, const TapShape& shape, const S* weights, int64_t phase,
                      int64_t panel, float* columns, char* packed) {
@@ -59,8 +60,8 @@ void pack_conv_panel(const CpuConv& layer, const TapShape& shape, const S* weigh
   const int64_t first = panel * kPanelColumns;
   char* out = packed + phase * shape.phase_bytes<T>() + panel * shape.steps() * kStepBytes<T>;
   for (int64_t e = 0; e < shape.depth; ++e) {
-    read_columns(weights + first * row, row, shape.outputs - first, e * kTileWidth * count,
-                 kTileWidth * count, kPanelColumns, columns);
+    read_columns(weights, row, shape.outputs - first, e * kTileWidth * count, kTileWidth * count,
+                 kPanelColumns, columns);
     for (int64_t tap = 0; tap < shape.taps(); ++tap, out += kStepBytes<T>) {
       const TapSum sum = tap_sum(layer, phase, tap);
       for (int64_t tile = 0; tile < 2; ++tile) {

@@ -17,14 +17,21 @@ constexpr int64_t kShallow = 24;  // steps up to which a layer is shallow
 constexpr int64_t kMostBlocks = 32;  // per task
 constexpr int64_t kSplitBlocks = 16;  // per task where rows are split into parts
 
+/// A run of inputs and the steps of depth they fill.
+struct InputRange {
+  int64_t inputs, first_step, steps;
+};
+
 /// How a layer's columns are packed: a panel of a gated layer has 16 columns and their 16 gates.
 struct LinearShape {
-  int64_t inputs, outputs, steps, panels, columns;
+  int64_t outputs, steps, panels, columns;
+  InputRange main, tail;
   bool gated;
   explicit LinearShape(const CpuLinear& layer)
-      : inputs(layer.inputs),
-        outputs(layer.outputs),
-        steps(divide_up(layer.inputs, kTileWidth)),
+      : outputs(layer.outputs),
+        steps(divide_up(layer.inputs, kTileWidth) + divide_up(layer.tail, kTileWidth)),
+        main{layer.inputs, 0, divide_up(layer.inputs, kTileWidth)},
+        tail{layer.tail, main.steps, steps - main.steps},
         gated(layer.epilogue == CpuEpilogue::geglu) {
     columns = gated ? outputs / 2 : outputs;
     panels = divide_up(columns, gated ? 16 : kPanelColumns);
@@ -39,16 +46,19 @@ struct LinearShape {
   }
 };
 
+/// The steps of one range: weights [outputs][range.inputs].
 template <class T, class S>
-void pack_linear_panel(const LinearShape& shape, const S* weights, int64_t panel, char* packed) {
-  char* out = packed + panel * shape.steps * kStepBytes<T>;
-  for (int64_t step = 0; step < shape.steps; ++step, out += kStepBytes<T>) {
-    for (int64_t tile = 0; tile < 2; ++tile) {
-      const int64_t first = shape.output(panel, tile), present = shape.present(panel, tile);
+void pack_linear_panel(const LinearShape& shape, const InputRange& range,
+                       const WeightRows<S>& weights, int64_t panel, char* packed) {
+  for (int64_t tile = 0; tile < 2; ++tile) {
+    const int64_t present = shape.present(panel, tile);
+    const S* const first = weights.rows(present > 0 ? shape.output(panel, tile) : 0, present);
+    char* out = packed + (panel * shape.steps + range.first_step) * kStepBytes<T>;
+    for (int64_t step = 0; step < range.steps; ++step, out += kStepBytes<T>) {
       __m512i rows[kParts<T>][16];
       for (int64_t i = 0; i < 16; ++i) {
-        const int64_t left = i < present ? shape.inputs - step * kTileWidth : 0;
-        const S* row = weights + (i < present ? (first + i) * shape.inputs : 0);
+        const int64_t left = i < present ? range.inputs - step * kTileWidth : 0;
+        const S* row = first + (i < present ? i * range.inputs : 0);
         __m512i parts[kParts<T>];
         split<T>(row + (left > 0 ? step * kTileWidth : 0), left, parts);
         for (int part = 0; part < kParts<T>; ++part) rows[part][i] = parts[part];
@@ -64,13 +74,12 @@ void pack_linear_panel(const LinearShape& shape, const S* weights, int64_t panel
 /// a row lacks to whole tiles become zero. Read where they lie, rows would be spread over as many
 /// pages, and multiplying would wait for their addresses.
 template <class T>
-void copy_rows(const CpuLinearRun& run, const LinearShape& shape, int64_t first, char* to) {
-  const T* x = static_cast<const T*>(run.x) + first * run.x_stride;
-  const int64_t present = min64(kBlockRows, run.rows - first);
-  for (int64_t row = 0; row < kBlockRows; ++row, x += run.x_stride) {
+void copy_range(const InputRange& range, const T* x, int64_t stride, int64_t present, char* to) {
+  to += range.first_step * kStepBytes<T>;
+  for (int64_t row = 0; row < kBlockRows; ++row, x += stride) {
     char* at = to + row / 16 * kTileBytes + row % 16 * kTileWidth * 2;
-    for (int64_t step = 0; step < shape.steps; ++step, at += kStepBytes<T>) {
-      const int64_t k = step * kTileWidth, left = row < present ? shape.inputs - k : 0;
+    for (int64_t step = 0; step < range.steps; ++step, at += kStepBytes<T>) {
+      const int64_t k = step * kTileWidth, left = row < present ? range.inputs - k : 0;
       __m512i parts[kParts<T>];
       if constexpr (kParts<T> == 1) {
         parts[0] = load_words(x + k, left);
@@ -82,6 +91,16 @@ void copy_rows(const CpuLinearRun& run, const LinearShape& shape, int64_t first,
       }
     }
   }
+}
+
+template <class T>
+void copy_rows(const CpuLinearRun& run, const LinearShape& shape, int64_t first, char* to) {
+  const int64_t present = min64(kBlockRows, run.rows - first);
+  copy_range(shape.main, static_cast<const T*>(run.x) + first * run.x_stride, run.x_stride, present,
+             to);
+  if (shape.tail.steps == 0) return;
+  copy_range(shape.tail, static_cast<const T*>(run.tail) + first * run.tail_stride, run.tail_stride,
+             present, to);
 }
 
 /// The cut of a layer into tasks: blocks of rows, and ranges of panels where rows are few.
@@ -223,18 +242,25 @@ int64_t linear_weight_bytes(const CpuLinear& layer) {
     return shape.panels * shape.steps * kStepBytes<decltype(number)>;
   });
 }
+void pack_range(const CpuLinear& layer, const LinearShape& shape, const InputRange& range,
+                const CpuWeights& weights, void* packed, const Parallel& parallel) {
+  with_type(layer.type, [&](auto number) {
+    for_weights(weights, range.inputs, 16, shape.panels, parallel,
+                [&](const auto& rows, int64_t panel) {
+                  pack_linear_panel<decltype(number)>(shape, range, rows, panel,
+                                                      static_cast<char*>(packed));
+                });
+  });
+}
 void pack_linear(const CpuLinear& layer, const CpuWeights& weights, void* packed,
                  const Parallel& parallel) {
   const LinearShape shape(layer);
-  with_type(layer.type, [&](auto number) {
-    with_weights(weights, [&](const auto* numbers) {
-      parallel_for(parallel, shape.panels, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) {
-          pack_linear_panel<decltype(number)>(shape, numbers, i, static_cast<char*>(packed));
-        }
-      });
-    });
-  });
+  pack_range(layer, shape, shape.main, weights, packed, parallel);
+}
+void pack_linear_tail(const CpuLinear& layer, const CpuWeights& weights, void* packed,
+                      const Parallel& parallel) {
+  const LinearShape shape(layer);
+  pack_range(layer, shape, shape.tail, weights, packed, parallel);
 }
 template <CpuEpilogue epilogue>
 void run_linear(const CpuLinear& layer, const CpuLinearRun& run, const Parallel& parallel) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "device/cpu/parallel.h"
+#include "device/cpu/scratch.h"
 #include "device/cpu/x86/simd/vector.h"
 
 namespace atelier {
@@ -30,16 +31,50 @@ ATELIER_INLINE void read_columns(const S* rows, int64_t row, int64_t present, in
   }
 }
 
-/// Calls body(S*) with the weights' storage type.
+/// Rows of weights, a few at a time, for one thread: where they lie, or read into memory of its
+/// own. A row has `row` numbers; the memory has room for `most` rows.
+template <class S>
+class WeightRows {
+ public:
+  WeightRows(const CpuWeights& weights, int64_t row, int64_t most)
+      : data_(static_cast<const S*>(weights.data)),
+        reader_(weights.data == nullptr ? weights.reader : nullptr),
+        row_(row),
+        memory_(reader_ == nullptr ? 0 : row * most * int64_t{sizeof(S)}) {}
+  /// Row `first` and what follows it, `count` rows. They stay until others are read to the same
+  /// place: `at` rows into the memory.
+  const S* rows(int64_t first, int64_t count, int64_t at = 0) const {
+    if (reader_ == nullptr) return data_ + first * row_;
+    S* const to = static_cast<S*>(memory_.data()) + at * row_;
+    if (count > 0) reader_->read(first, count, to);
+    return to;
+  }
+
+ private:
+  const S* data_;
+  const CpuWeightReader* reader_;
+  int64_t row_;
+  Scratch memory_;
+};
+
+/// For each of `count` pieces of weights calls body(rows, piece), split over threads; rows are
+/// WeightRows of the weights' storage type.
 template <class F>
-void with_weights(const CpuWeights& weights, const F& body) {
+void for_weights(const CpuWeights& weights, int64_t row, int64_t most, int64_t count,
+                 const Parallel& parallel, const F& body) {
+  const auto run = [&]<class S>(S) {
+    parallel_for(parallel, count, [&](int64_t begin, int64_t end) {
+      const WeightRows<S> rows(weights, row, most);
+      for (int64_t i = begin; i < end; ++i) body(rows, i);
+    });
+  };
   switch (weights.type) {
     case CpuType::fp32:
-      return body(static_cast<const float*>(weights.data));
+      return run(float{});
     case CpuType::bf16:
-      return body(static_cast<const Bf16*>(weights.data));
+      return run(Bf16{});
     case CpuType::fp16:
-      return body(static_cast<const Fp16*>(weights.data));
+      return run(Fp16{});
   }
 }
 

@@ -27,12 +27,10 @@ void pack_conv(const CpuConv& layer, const CpuWeights& weights, void* packed,
                const Parallel& parallel) {
   if (is_pointwise(layer)) return pack_linear(pointwise(layer), weights, packed, parallel);
   with_winograd(layer, [&](const auto& conv) {
-    parallel_for(parallel, conv.weight_blocks(), [&](int64_t begin, int64_t end) {
-      uint32_t* out = static_cast<uint32_t*>(packed);
-      for (int64_t i = begin; i < end; ++i) {
-        with_weights(weights, [&](const auto* numbers) { conv.pack(numbers, i, out); });
-      }
-    });
+    for_weights(weights, conv.inputs() * 9, kOutputs, conv.weight_blocks(), parallel,
+                [&](const auto& rows, int64_t block) {
+                  conv.pack(rows, block, static_cast<uint32_t*>(packed));
+                });
   });
 }
 int64_t conv_scratch_bytes(const CpuConv& layer, const CpuPicture& input, int threads) {

@@ -13,6 +13,7 @@
 #include "device/cpu/parallel.h"
 #include "device/cpu/scratch.h"
 #include "device/cpu/x86/simd/columns.h"
+#include "device/cpu/x86/simd/linear_rows.h"
 
 namespace atelier {
 namespace {
@@ -20,6 +21,11 @@ namespace {
 constexpr int kPanel = kLanes == 16 ? 64 : 16;  // columns of packed weights
 constexpr int kPanelVectors = kPanel / kLanes;
 constexpr int kLinearRows = 6;  // rows of x per register tile
+
+/// A run of inputs and the words of depth they fill.
+struct InputWords {
+  int64_t inputs, first, words;
+};
 
 template <class T>
 class LinearKernel {
@@ -31,9 +37,10 @@ class LinearKernel {
   static constexpr int64_t kStored = kWidened ? 2 : 4;  // bytes of a packed word
 
   explicit LinearKernel(const CpuLinear& layer)
-      : inputs_(layer.inputs),
-        outputs_(layer.outputs),
-        words_(divide_up(layer.inputs, kWord)),
+      : outputs_(layer.outputs),
+        main_{layer.inputs, 0, divide_up(layer.inputs, kWord)},
+        tail_{layer.tail, main_.words, divide_up(layer.tail, kWord)},
+        words_(main_.words + tail_.words),
         epilogue_(layer.epilogue),
         gated_(layer.epilogue == CpuEpilogue::geglu),
         columns_(gated_ ? outputs_ / 2 : outputs_) {}
@@ -43,12 +50,16 @@ class LinearKernel {
   int64_t weight_bytes() const { return panels() * panel_bytes(); }
   int64_t scratch_bytes(int64_t rows, int threads) const {
     const int64_t block = rows_per_task(rows, threads);
-    const int64_t copies = kWidened || inputs_ % kWord != 0 ? words_ * int64_t{sizeof(Word)} : 0;
+    const int64_t copies = copied() ? words_ * int64_t{sizeof(Word)} : 0;
     return threads * block * (kPanel * int64_t{sizeof(float)} + copies);
   }
 
+  const InputWords& main() const { return main_; }
+  const InputWords& tail() const { return tail_; }
+  /// The words of one range: weights [outputs][range.inputs].
   template <class S>
-  void pack(const S* weights, int64_t panel, char* packed) const;
+  void pack(const InputWords& range, const WeightRows<S>& weights, int64_t panel,
+            char* packed) const;
   void run(const CpuLinearRun& run, const Parallel& parallel) const;
 
  private:
@@ -56,18 +67,21 @@ class LinearKernel {
   static constexpr int64_t kBlockBytes = 1 << 20;  // of x per task
   static constexpr int64_t kFewestRows = 96, kMostRows = 192;  // per task
 
+  /// Whether rows are copied whatever their stride.
+  bool copied() const { return kWidened || tail_.words > 0 || main_.inputs % kWord != 0; }
   /// Whether rows can be read as words where they lie.
-  bool in_place(const CpuLinearRun& run) const {
-    return !kWidened && inputs_ % kWord == 0 && run.x_stride % kWord == 0;
-  }
+  bool in_place(const CpuLinearRun& run) const { return !copied() && run.x_stride % kWord == 0; }
   int64_t rows_per_task(int64_t rows, int threads) const;
   void copy_rows(const CpuLinearRun& run, int64_t first, int64_t count, Word* to) const;
   void multiply(const Word* x, int64_t stride, int64_t rows, const char* panel, float* sums) const;
   void finish(const CpuLinearRun& run, int64_t first, int64_t rows, int64_t panel,
               const float* sums) const;
-  Vec activate(Vec x) const;
+  void copy_range(const InputWords& range, const T* x, int64_t stride, int64_t count,
+                  Word* to) const;
 
-  int64_t inputs_, outputs_, words_;
+  int64_t outputs_;
+  InputWords main_, tail_;
+  int64_t words_;
   CpuEpilogue epilogue_;
   bool gated_;
   int64_t columns_;  // of y
@@ -75,24 +89,28 @@ class LinearKernel {
 
 template <class T>
 template <class S>
-void LinearKernel<T>::pack(const S* weights, int64_t panel, char* packed) const {
+void LinearKernel<T>::pack(const InputWords& range, const WeightRows<S>& weights, int64_t panel,
+                           char* packed) const {
   constexpr int64_t kDepth = 64;
   alignas(64) float columns[kDepth * kPanel];
-  char* out = packed + panel * panel_bytes();
+  char* out = packed + panel * panel_bytes() + range.first * kPanel * kStored;
   const int64_t part = gated_ ? kPanel / 2 : kPanel, first = panel * part;
-  for (int64_t k = 0; k < words_ * kWord; k += kDepth) {
+  const int64_t present = max64(0, min64(part, columns_ - first));
+  const S* const values = weights.rows(first, present);
+  const S* const gates = gated_ ? weights.rows(columns_ + first, present, part) : values;
+  for (int64_t k = 0; k < range.words * kWord; k += kDepth) {
     // Values and gates come from two places; read_columns() is for one, so it is called per vector.
     for (int64_t column = 0; column < kPanel; column += kLanes) {
       const bool gate = gated_ && column >= part;
-      const int64_t output = first + column - (gate ? part : 0), from = output + gate * columns_;
+      const int64_t output = column - (gate ? part : 0);
       alignas(64) float vectors[kDepth * kLanes];
-      read_columns(weights + from * inputs_, inputs_, columns_ - output, k, kDepth, kLanes,
-                   vectors);
+      read_columns((gate ? gates : values) + output * range.inputs, range.inputs, present - output,
+                   k, kDepth, kLanes, vectors);
       for (int64_t i = 0; i < kDepth; ++i) {
         store(columns + i * kPanel + column, load_aligned(vectors + i * kLanes));
       }
     }
-    for (int64_t i = 0; i < min64(kDepth, words_ * kWord - k); i += kWord) {
+    for (int64_t i = 0; i < min64(kDepth, range.words * kWord - k); i += kWord) {
       for (int64_t column = 0; column < kPanel; column += kLanes) {
         const Vec low = load_aligned(columns + i * kPanel + column);
         if constexpr (kWidened) {
@@ -122,10 +140,19 @@ int64_t LinearKernel<T>::rows_per_task(int64_t rows, int threads) const {
 template <class T>
 void LinearKernel<T>::copy_rows(const CpuLinearRun& run, int64_t first, int64_t count,
                                 Word* to) const {
-  const T* x = static_cast<const T*>(run.x) + first * run.x_stride;
-  for (int64_t row = 0; row < count; ++row, x += run.x_stride, to += words_) {
-    for (int64_t w = 0; w < words_; w += kLanes) {
-      store_raw(to + w, load_words(x + w * kWord, inputs_ - w * kWord), words_ - w);
+  copy_range(main_, static_cast<const T*>(run.x) + first * run.x_stride, run.x_stride, count, to);
+  if (tail_.words == 0) return;
+  copy_range(tail_, static_cast<const T*>(run.tail) + first * run.tail_stride, run.tail_stride,
+             count, to);
+}
+
+template <class T>
+void LinearKernel<T>::copy_range(const InputWords& range, const T* x, int64_t stride, int64_t count,
+                                 Word* to) const {
+  to += range.first;
+  for (int64_t row = 0; row < count; ++row, x += stride, to += words_) {
+    for (int64_t w = 0; w < range.words; w += kLanes) {
+      store_raw(to + w, load_words(x + w * kWord, range.inputs - w * kWord), range.words - w);
     }
   }
 }
@@ -174,24 +201,6 @@ void LinearKernel<T>::multiply(const Word* x, int64_t stride, int64_t rows, cons
 }
 
 template <class T>
-ATELIER_INLINE_MEMBER Vec LinearKernel<T>::activate(Vec x) const {
-  switch (epilogue_) {
-    case CpuEpilogue::gelu:
-      return gelu<kPrecision<T>>(x);
-    case CpuEpilogue::gelu_tanh:
-      return gelu_tanh<kPrecision<T>>(x);
-    case CpuEpilogue::quick_gelu:
-      return swish<kPrecision<T>>(x, 1.702F);
-    case CpuEpilogue::silu:
-      return swish<kPrecision<T>>(x, 1);
-    case CpuEpilogue::plain:
-    case CpuEpilogue::geglu:
-      break;
-  }
-  return x;
-}
-
-template <class T>
 void LinearKernel<T>::finish(const CpuLinearRun& run, int64_t first, int64_t rows, int64_t panel,
                              const float* sums) const {
   const int64_t part = gated_ ? kPanel / 2 : kPanel, begin = panel * part;
@@ -203,7 +212,7 @@ void LinearKernel<T>::finish(const CpuLinearRun& run, int64_t first, int64_t row
     T* y = static_cast<T*>(run.y) + first * run.y_stride + begin + column;
     for (int64_t row = 0; row < rows; ++row, y += run.y_stride) {
       const float* sum = sums + row * kPanel + column;
-      Vec value = activate(add(load_aligned(sum), added));
+      Vec value = with_epilogue<T>(epilogue_, add(load_aligned(sum), added));
       if (gated_) {
         value = mul(value, gelu<kPrecision<T>>(add(load_aligned(sum + part), gate_added)));
       }
@@ -259,14 +268,24 @@ int64_t linear_scratch_bytes(const CpuLinear& layer, int64_t rows, int threads) 
   return with_linear(layer,
                      [=](const auto& kernel) { return kernel.scratch_bytes(rows, threads); });
 }
+template <class T>
+void pack_range(const LinearKernel<T>& kernel, const InputWords& range, const CpuWeights& weights,
+                void* packed, const Parallel& parallel) {
+  for_weights(weights, range.inputs, kPanel, kernel.panels(), parallel,
+              [&](const auto& rows, int64_t panel) {
+                kernel.pack(range, rows, panel, static_cast<char*>(packed));
+              });
+}
 void pack_linear(const CpuLinear& layer, const CpuWeights& weights, void* packed,
                  const Parallel& parallel) {
   with_linear(layer, [&](const auto& kernel) {
-    with_weights(weights, [&](const auto* numbers) {
-      parallel_for(parallel, kernel.panels(), [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) kernel.pack(numbers, i, static_cast<char*>(packed));
-      });
-    });
+    pack_range(kernel, kernel.main(), weights, packed, parallel);
+  });
+}
+void pack_linear_tail(const CpuLinear& layer, const CpuWeights& weights, void* packed,
+                      const Parallel& parallel) {
+  with_linear(layer, [&](const auto& kernel) {
+    pack_range(kernel, kernel.tail(), weights, packed, parallel);
   });
 }
 void linear(const CpuLinear& layer, const CpuLinearRun& run, const Parallel& parallel) {

@@ -59,8 +59,9 @@ class Winograd {
     return pictures * input_bytes() + threads * kProductBytes;
   }
 
+  int64_t inputs() const { return inputs_; }
   template <class S>
-  void pack(const S* weights, int64_t block, Word* packed) const;
+  void pack(const WeightRows<S>& weights, int64_t block, Word* packed) const;
   void run(const CpuConvRun& run, const Parallel& parallel) const;
 
  private:
@@ -97,14 +98,14 @@ ATELIER_INLINE void transform_kernel(const float* g, int64_t stride, Vec (&u)[16
 
 template <class T>
 template <class S>
-void Winograd<T>::pack(const S* weights, int64_t block, Word* packed) const {
+void Winograd<T>::pack(const WeightRows<S>& weights, int64_t block, Word* packed) const {
   constexpr int64_t kInputs = 16;  // whose columns are at hand at a time
   Word* out = packed + block * block_words();
   const int64_t first = block * kOutputs, row = inputs_ * 9;
+  const S* const rows = weights.rows(first, min64(kOutputs, outputs_ - first));
   alignas(64) float columns[kInputs * 9 * kOutputs];
   for (int64_t c0 = 0; c0 < words_ * kWord; c0 += kInputs) {
-    read_columns(weights + first * row, row, outputs_ - first, c0 * 9, kInputs * 9, kOutputs,
-                 columns);
+    read_columns(rows, row, outputs_ - first, c0 * 9, kInputs * 9, kOutputs, columns);
     for (int64_t c = 0; c < min64(kInputs, words_ * kWord - c0); c += kWord) {
       for (int64_t o = 0; o < kOutputs; o += kLanes) {
         Vec u[kWord][16];

@@ -1,0 +1,24 @@
+// Shares of weights by what is left of the limit.
+#include "memory/plan.h"
+
+#include <algorithm>
+
+namespace atelier {
+
+PhaseMemory plan_phase(const Residency::Needs& weights, Bytes other, Bytes limit) {
+  if (weights.prepared + other <= limit) return {weights.prepared, weights.prepared + other};
+  const Bytes slots = weights.largest + weights.largest;
+  const Bytes least = other + slots;
+  const auto prepared = static_cast<double>(weights.prepared.count());
+  const auto stored = static_cast<double>(weights.stored.count());
+  const auto left = static_cast<double>((limit - least).count());
+  // A share s of the weights takes s * prepared, the rest (1 - s) * stored. Stored weights may
+  // leave memory when there is no room for them: they can be read again.
+  const double share = prepared > stored ? (left - stored) / (prepared - stored) : left / prepared;
+  const Bytes kept(static_cast<int64_t>(std::clamp(share, 0.0, 1.0) * prepared));
+  const Bytes rest(static_cast<int64_t>((1 - std::clamp(share, 0.0, 1.0)) * stored));
+  const bool fits = least + kept + rest <= limit;
+  return {kept, least + kept + (fits ? rest : std::max(Bytes(), limit - least - kept)), !fits};
+}
+
+}  // namespace atelier

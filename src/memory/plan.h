@@ -1,0 +1,21 @@
+// How much of a component's weights may stay prepared within a limit of memory.
+#pragma once
+
+#include "base/bytes.h"
+#include "memory/residency.h"
+
+namespace atelier {
+
+/// What one phase of a run keeps and takes.
+struct PhaseMemory {
+  Bytes kept;  // of prepared weights; the others are prepared each time they are used
+  Bytes needed;  // with everything else the phase takes
+  bool from_disk = false;  // stored weights do not fit beside the rest and are read over and over
+};
+
+/// Plans a phase that uses `weights` and takes `other` bytes beside them: all weights prepared if
+/// that fits into `limit`, else as many as fit beside the stored form of the others and two that
+/// are being prepared. `needed` is more than `limit` where not even the latter fit.
+PhaseMemory plan_phase(const Residency::Needs& weights, Bytes other, Bytes limit);
+
+}  // namespace atelier

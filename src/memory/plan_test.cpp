@@ -1,0 +1,56 @@
+// What stays prepared at which limit.
+#include "memory/plan.h"
+
+#include <gtest/gtest.h>
+
+namespace atelier {
+namespace {
+
+constexpr Residency::Needs kQuantised{.prepared = 4_GiB, .stored = 1_GiB, .largest = 100_MiB};
+
+TEST(PlanPhase, EverythingStaysWhereItFits) {
+  const PhaseMemory plan = plan_phase(kQuantised, 1_GiB, 5_GiB);
+  EXPECT_EQ(plan.kept, 4_GiB);
+  EXPECT_EQ(plan.needed, 5_GiB);
+  EXPECT_FALSE(plan.from_disk);
+}
+
+TEST(PlanPhase, ALimitIsUsedUpAndKept) {
+  for (const Bytes limit : {2500_MiB, 3_GiB, 4_GiB, 5119_MiB}) {
+    const PhaseMemory plan = plan_phase(kQuantised, 1_GiB, limit);
+    EXPECT_LE(plan.needed, limit);
+    EXPECT_GE(plan.needed, limit - 1_MiB);
+    EXPECT_GT(plan.kept, 0_B);
+    EXPECT_LT(plan.kept, 4_GiB);
+    EXPECT_FALSE(plan.from_disk);
+  }
+}
+
+TEST(PlanPhase, NothingStaysWhereOnlyTheStoredFormFits) {
+  const PhaseMemory plan = plan_phase(kQuantised, 1_GiB, 2248_MiB);
+  EXPECT_EQ(plan.kept, 0_B);
+  EXPECT_FALSE(plan.from_disk);
+  EXPECT_EQ(plan.needed, 2248_MiB);
+}
+
+TEST(PlanPhase, BelowThatWeightsComeFromDisk) {
+  const PhaseMemory plan = plan_phase(kQuantised, 1_GiB, 1500_MiB);
+  EXPECT_EQ(plan.kept, 0_B);
+  EXPECT_TRUE(plan.from_disk);
+  EXPECT_EQ(plan.needed, 1500_MiB);
+}
+
+TEST(PlanPhase, SaysWhatIsNeededAtLeast) {
+  EXPECT_EQ(plan_phase(kQuantised, 1_GiB, 1_GiB).needed, 1_GiB + 200_MiB);
+}
+
+TEST(PlanPhase, WeightsThatShrinkWhenPreparedStayAsFarAsTheyFit) {
+  const Residency::Needs wide{.prepared = 2_GiB, .stored = 4_GiB, .largest = 100_MiB};
+  const PhaseMemory plan = plan_phase(wide, 0_B, 1224_MiB);
+  EXPECT_EQ(plan.kept, 1_GiB);
+  EXPECT_TRUE(plan.from_disk);
+  EXPECT_EQ(plan.needed, 1224_MiB);
+}
+
+}  // namespace
+}  // namespace atelier
