@@ -113,14 +113,12 @@ void estimate(Plan& plan, const GenerateOptions& options, Engine& engine) {
   if (encodes) coding = std::max(coding, vae.encode_bytes(tile_height, tile_width));
   // Each picture looked at has about the area drawn.
   const int64_t areas = 1 + std::ssize(options.references);
-  const Bytes step =
-      engine.unet().get().activation_bytes(options.batch * (plan.settings.negative ? 2 : 1),
-                                           areas * plan.height / factor, plan.width / factor);
+  const int64_t branches = options.batch * (plan.settings.negative ? 2 : 1);
+  const int64_t rows = areas * plan.height / factor, columns = plan.width / factor;
+  const Bytes step = engine.unet().get().activation_bytes(branches, rows, columns);
   const Bytes pictures = Bytes(options.batch * plan.runs * plan.width * plan.height * 3) + kProgram;
-  plan.seconds_per_call =
-      engine.unet().get().operations(options.batch * (alone ? 1 : 2), plan.height / factor,
-                                     plan.width / factor) /
-      (kModelShare * operations_per_second(engine.unet().compute()));
+  plan.seconds_per_call = engine.unet().get().operations(branches, rows, columns) /
+                          (kModelShare * operations_per_second(engine.unet().compute()));
   plan.available = read_memory_info().usable_available();
   if (!options.ram.empty())
     plan.available = std::min(plan.available, parse_bytes(options.ram, "--ram"));
