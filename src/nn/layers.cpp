@@ -155,7 +155,9 @@ Tensor VectorLinear::operator()(const Tensor& x) const {
     y = cpu::linear_unpacked(*whole_.own_, x, matrix, pinned(whole_.bias_));
     if (side) y.add_(at::linear(at::linear(x.to(at::kFloat), side->down), side->up));
   });
-  return y.defined() ? y : whole_(x);
+  if (!y.defined()) return whole_(x);
+  whole_.watched_(x);
+  return y;
 }
 
 ResidualLinear::ResidualLinear(const Scope& w, int64_t in, int64_t out, Bias bias)
