@@ -62,14 +62,14 @@ class Component {
   const FoundPart& found() const { return found_; }
 
  private:
-  const PartDef<Interface>* def_;
-  FoundPart found_;
-  Compute compute_;
-  nn::InputObserver* observer_ = nullptr;
   struct Kept {
     Bytes most;
     bool from_disk;
   };
+  const PartDef<Interface>* def_;
+  FoundPart found_;
+  Compute compute_;
+  nn::InputObserver* observer_ = nullptr;
   std::optional<Kept> kept_;
   std::unique_ptr<Residency> residency_;
   std::unique_ptr<Interface> part_;
