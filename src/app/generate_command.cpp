@@ -56,6 +56,9 @@ void declare_files(CommandLine& line, GenerateOptions& o, std::filesystem::path&
              "take the text encoders from these files instead, in any order");
   line.path("--embeddings", "DIR", o.embeddings,
             "folder of textual inversions, used in prompts as embedding:NAME");
+  line.texts("--lora", "FILE[:S[:T]]", o.loras,
+             "LoRA to draw with, at strength S (1), in text encoders T (as S); may be repeated. "
+             ":blocks=LIST behind it sets strengths of single blocks, see docs/lora.md");
 }
 
 void declare_inputs(CommandLine& line, GenerateOptions& o) {

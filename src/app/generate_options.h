@@ -17,6 +17,7 @@ struct GenerateOptions {
   std::vector<std::filesystem::path> text_encoders;
   std::filesystem::path clip_l, clip_g, t5, t5_tokenizer;
   std::filesystem::path embeddings;
+  std::vector<std::string> loras;  // words as `parse_lora_option` takes them
   std::filesystem::path preview_decoder;
 
   std::vector<std::string> prompts;

@@ -9,6 +9,7 @@
 #include <system_error>
 #include <vector>
 
+#include "app/lora_option.h"
 #include "app/out_pattern.h"
 #include "base/bytes.h"
 #include "base/error.h"
@@ -92,6 +93,8 @@ void check_inputs(const GenerateOptions& o) {
   for (const fs::path& file : o.references) check_readable(file, "--reference", Wanted::file);
   if (!o.control_image.empty()) check_readable(o.control_image, "--control-image", Wanted::file);
   if (!o.embeddings.empty()) check_readable(o.embeddings, "--embeddings", Wanted::folder);
+  for (const std::string& lora : o.loras)
+    check_readable(parse_lora_option(lora).file, "--lora", Wanted::file);
   if (!o.preview_decoder.empty())
     check_readable(o.preview_decoder, "--preview-decoder", Wanted::file);
   if (!o.init_image.empty()) check_readable(o.init_image, "--init-image", Wanted::file);

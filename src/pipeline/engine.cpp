@@ -120,13 +120,31 @@ void Engine::bind() {
   BindReport unet, vae;
   unet_->bind(unet);
   unet.throw_if_bad(unet_->found().source->label());
+  weights_.push_back(unet.manifest());
   vae_->bind(vae);
   vae.throw_if_bad(vae_->found().source->label());
   for (Component<TextEncoder>& text : text_) {
     BindReport report;
     text.bind(report);
     report.throw_if_bad(text.found().source->label());
+    weights_.push_back(report.manifest());
   }
+}
+
+LoraModel Engine::lora_model() const {
+  const ModelDef& own = def();
+  LoraModel model{own.name, own.title, {{own.denoiser.name, true, own.denoiser.layouts, &weights_[0]}}};
+  for (size_t i = 0; i < own.text.size(); ++i)
+    model.parts.push_back(
+        {own.text[i].encoder->name, false, own.text[i].encoder->layouts, &weights_[i + 1]});
+  return model;
+}
+
+std::vector<std::string> Engine::set_loras(std::span<const LoraUse> uses) {
+  LoraShelf::Result result = loras_.use(uses, lora_model());
+  unet_->patch(std::move(result.tables[0]));
+  for (size_t i = 0; i < text_.size(); ++i) text_[i].patch(std::move(result.tables[i + 1]));
+  return std::move(result.warnings);
 }
 
 at::Tensor Engine::to_model_space(const at::Tensor& latent) const {

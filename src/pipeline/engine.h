@@ -10,6 +10,7 @@
 #include "models/vae.h"
 #include "pipeline/component.h"
 #include "pipeline/conditioning.h"
+#include "pipeline/loras.h"
 #include "pipeline/model_files.h"
 #include "pipeline/tokenizers.h"
 #include "sampling/model_sampling.h"
@@ -51,6 +52,13 @@ class Engine {
   /// The text encoders, loaded, each with its tokenizer, for `encode_prompt`.
   std::vector<PromptEncoder> prompt_encoders();
 
+  /// Changes the weights of the denoiser and the text encoders by these LoRAs and no others, from
+  /// what the files have: with an empty list they are as if none had been. Files in use before are
+  /// not read again, and weights whose changes stay the same stay prepared. Returns warnings about
+  /// files that are new. Throws as `LoraShelf::use`; then nothing has changed.
+  std::vector<std::string> set_loras(std::span<const LoraUse> uses);
+  const LoraShelf& loras() const { return loras_; }
+
   /// Latents [B, C, h, w] between VAE space (files, the autoencoder) and model space (sampling).
   /// One of zeros alone is an empty latent and stays one in model space, as ComfyUI has it.
   at::Tensor to_model_space(const at::Tensor& latent) const;
@@ -59,6 +67,7 @@ class Engine {
  private:
   void bind();
   void check_sizes();
+  LoraModel lora_model() const;
 
   ModelParts parts_;
   std::unique_ptr<Component<DiffusionModel>> unet_;
@@ -67,6 +76,8 @@ class Engine {
   std::vector<std::shared_ptr<const Tokenizer>> tokenizers_;
   ModelTraits traits_;
   std::unique_ptr<ModelSampling> sampling_;
+  std::vector<WeightShapes> weights_;  // of the denoiser, then of the text encoders
+  LoraShelf loras_;
 };
 
 }  // namespace atelier

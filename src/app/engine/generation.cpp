@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "app/engine/contact_sheet.h"
+#include "app/lora_option.h"
 #include "app/option_checks.h"
 #include "base/error.h"
 #include "base/mapped_file.h"
@@ -66,6 +67,7 @@ void Generation::run() {
   warn_of_options(threads);
   const Device device;
   engine_.emplace(model_files(options_), device, dtype_choice(options_, device));
+  read_loras();
   plan_ = make_plan(options_, *engine_, pictures_, threads);
   host_.event(plan_event(plan_, options_, *engine_));
   for (const std::string& line : idle_options(options_, *engine_, plan_.settings)) warn(line);
@@ -106,6 +108,15 @@ void Generation::read_pictures() {
   if (!options_.init_latent.empty()) pictures_.latent = load_latent(options_.init_latent);
 }
 
+void Generation::read_loras() {
+  std::vector<LoraUse> uses;
+  for (const std::string& word : options_.loras) {
+    LoraOption lora = parse_lora_option(word);
+    uses.push_back({std::move(lora.file), lora.strength, lora.text_strength, std::move(lora.blocks)});
+  }
+  for (const std::string& warning : engine_->set_loras(uses)) warn(warning);
+}
+
 void Generation::warn(const std::string& message) {
   host_.event({{"event", "warning"}, {"message", message}});
 }
@@ -121,6 +132,15 @@ void Generation::warn_of_options(int threads) {
   if (options_.embeddings.empty() && (std::ranges::any_of(options_.prompts, names_embedding) ||
                                       names_embedding(options_.negative)))
     warn("embedding:NAME is read as plain words, since no folder was named with --embeddings");
+  warn_of_lora_words();
+}
+
+void Generation::warn_of_lora_words() {
+  const auto names_lora = [](const std::string& prompt) {
+    return prompt.find("<lora:") != prompt.npos;
+  };
+  if (std::ranges::any_of(options_.prompts, names_lora) || names_lora(options_.negative))
+    warn("<lora:NAME:STRENGTH> is read as plain words; use --lora FILE:STRENGTH instead");
 }
 
 void Generation::prepare_files() {
@@ -300,6 +320,7 @@ Json Generation::used_settings() const {
        {std::pair("text_encoders", &o.text_encoders), std::pair("references", &o.references)})
     for (const std::filesystem::path& file : *files)
       used[key].push_back(valid_utf8(file.filename().string()));
+  if (!o.loras.empty()) used["loras"] = loras_json(o);
   used["version"] = fmt::format("atelier {}", ATELIER_VERSION);
   return used;
 }

@@ -9,7 +9,9 @@
 #include <random>
 
 #include "app/engine/speed_probe.h"
+#include "app/lora_option.h"
 #include "base/error.h"
+#include "base/utf8.h"
 #include "device/memory_info.h"
 
 namespace atelier {
@@ -116,7 +118,8 @@ void estimate(Plan& plan, const GenerateOptions& options, Engine& engine) {
   const int64_t branches = options.batch * (plan.settings.negative ? 2 : 1);
   const int64_t rows = areas * plan.height / factor, columns = plan.width / factor;
   const Bytes step = engine.unet().get().activation_bytes(branches, rows, columns);
-  const Bytes pictures = Bytes(options.batch * plan.runs * plan.width * plan.height * 3) + kProgram;
+  const Bytes pictures = Bytes(options.batch * plan.runs * plan.width * plan.height * 3) +
+                         engine.loras().bytes() + kProgram;
   plan.seconds_per_call = engine.unet().get().operations(branches, rows, columns) /
                           (kModelShare * operations_per_second(engine.unet().compute()));
   plan.available = read_memory_info().usable_available();
@@ -133,6 +136,18 @@ void estimate(Plan& plan, const GenerateOptions& options, Engine& engine) {
 }
 
 }  // namespace
+
+Json loras_json(const GenerateOptions& options) {
+  Json loras = Json::array();
+  for (const std::string& word : options.loras) {
+    const LoraOption lora = parse_lora_option(word);
+    loras.push_back({{"file", valid_utf8(lora.file.filename().string())},
+                     {"strength", lora.strength},
+                     {"text_strength", lora.text_strength}});
+    if (!lora.blocks.empty()) loras.back()["blocks"] = valid_utf8(lora.blocks);
+  }
+  return loras;
+}
 
 DtypeChoice dtype_choice(const GenerateOptions& o, Device device) {
   return {.unet = chosen(o.unet_dtype, o.dtype, device, "--unet-dtype"),
@@ -234,6 +249,7 @@ Json plan_event(const Plan& plan, const GenerateOptions& o, Engine& engine) {
                     {"vae", dtype_name(engine.vae().compute().dtype)}};
   if (engine.text().size() > 1)
     event["dtype"]["text_2"] = dtype_name(engine.text().back().compute().dtype);
+  if (!o.loras.empty()) event["loras"] = loras_json(o);
   event["threads"] = plan.threads;
   if (plan.seconds_per_call > 0) event["seconds_per_call"] = plan.seconds_per_call;
   event["memory"] = {{"weights", plan.weights.count()},

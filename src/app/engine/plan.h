@@ -19,6 +19,9 @@ namespace atelier {
 /// that `device` could only imitate a thousand times slower.
 DtypeChoice dtype_choice(const GenerateOptions& options, Device device);
 
+/// The LoRAs asked for as events and pictures tell them: file names and strengths.
+Json loras_json(const GenerateOptions& options);
+
 /// Everything about a call that is settled before it begins.
 struct Plan {
   int64_t width = 0, height = 0;
