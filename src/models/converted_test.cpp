@@ -200,8 +200,7 @@ TEST_P(Converted, ADenoiserComputesWhatItsNumbersDo) {
   if (spelling.most > 0) {
     EXPECT_TRUE(close(found, tensor(*expected, "output"), spelling.most));
   }
-  // Layers of few rows round fp32 numbers to bf16 later than decoded ones.
-  EXPECT_TRUE(close(run(file, at::kBFloat16), run(numbers, at::kBFloat16), 5e-2));
+  EXPECT_TRUE(at::equal(run(file, at::kBFloat16), run(numbers, at::kBFloat16)));
 }
 
 INSTANTIATE_TEST_SUITE_P(Denoisers, Converted,
