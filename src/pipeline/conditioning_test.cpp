@@ -320,8 +320,7 @@ TEST_F(Embeddings, WhatIsNoEmbeddingIsAWarningAndNothingElse) {
   const at::Tensor plain = encode("a b").context;
   for (const char* name : {"two", "cube", "wide", "long", "none", "nan", "tokens", "many", "other",
                            "absent", "../wide"}) {
-    const EncodedPrompt said =
-        encode(std::string("a embedding:") + name + " b", {&folders});
+    const EncodedPrompt said = encode(std::string("a embedding:") + name + " b", {&folders});
     EXPECT_EQ(said.warnings.size(), 1U) << name;
     EXPECT_TRUE(at::equal(said.context, plain)) << name;
   }
