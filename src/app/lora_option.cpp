@@ -31,9 +31,9 @@ std::optional<double> number(std::string_view text) {
 }
 
 [[noreturn]] void fail(std::string expected, std::string_view word) {
-  throw Error(ErrorCode::invalid_argument, {.subject = "--lora",
-                                            .expected = std::move(expected),
-                                            .found = fmt::format("'{}'", word)});
+  throw Error(
+      ErrorCode::invalid_argument,
+      {.subject = "--lora", .expected = std::move(expected), .found = fmt::format("'{}'", word)});
 }
 
 }  // namespace

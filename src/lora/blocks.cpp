@@ -1,4 +1,4 @@
-// Names of blocks, and reading lists of strengths.
+// Names of blocks, and reading lists of strengths. Longer than most for its tables and messages.
 #include "lora/blocks.h"
 
 #include <fmt/format.h>
@@ -23,7 +23,7 @@ struct BlockName {
 };
 // In the order of positional lists.
 constexpr BlockName kBlocks[] = {
-    {"input_blocks.{a}.*", "IN"},    {"middle_block.{b}.*", "M"},    {"output_blocks.{a}.*", "OUT"},
+    {"input_blocks.{a}.*", "IN"}, {"middle_block.{b}.*", "M"},  {"output_blocks.{a}.*", "OUT"},
     {"double_blocks.{a}.*", "D"}, {"single_blocks.{a}.*", "S"},
 };
 
@@ -36,8 +36,7 @@ constexpr std::string_view kSdBlocks =
     "BASE,IN01,IN02,IN04,IN05,IN07,IN08,M00,OUT03,OUT04,OUT05,OUT06,OUT07,OUT08,OUT09,OUT10,OUT11";
 constexpr std::string_view kXlBlocks =
     "BASE,IN04,IN05,IN07,IN08,M00,OUT00,OUT01,OUT02,OUT03,OUT04,OUT05";
-constexpr ShortList kShortLists[] = {
-    {"sd1", kSdBlocks}, {"sd2", kSdBlocks}, {"sdxl", kXlBlocks}};
+constexpr ShortList kShortLists[] = {{"sd1", kSdBlocks}, {"sd2", kSdBlocks}, {"sdxl", kXlBlocks}};
 
 std::vector<std::string_view> split(std::string_view text) {
   std::vector<std::string_view> items;

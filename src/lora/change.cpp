@@ -32,14 +32,10 @@ struct Kind {
   ChangePtr (*build)(const LoraModule& module, int64_t columns, int64_t kernel);
 };
 constexpr Kind kKinds[] = {
-    {"LoRA", LoraRole::up, build_lora},
-    {"LoRA", LoraRole::down, build_lora},
-    {"LoHa", LoraRole::loha_w1_a, build_loha},
-    {"LoKr", LoraRole::lokr_w1, build_lokr},
-    {"LoKr", LoraRole::lokr_w1_a, build_lokr},
-    {"GLoRA", LoraRole::glora_a1, make_glora},
-    {"OFT", LoraRole::oft_blocks, build_oft},
-    {"full difference", LoraRole::diff, build_diff},
+    {"LoRA", LoraRole::up, build_lora},         {"LoRA", LoraRole::down, build_lora},
+    {"LoHa", LoraRole::loha_w1_a, build_loha},  {"LoKr", LoraRole::lokr_w1, build_lokr},
+    {"LoKr", LoraRole::lokr_w1_a, build_lokr},  {"GLoRA", LoraRole::glora_a1, make_glora},
+    {"OFT", LoraRole::oft_blocks, build_oft},   {"full difference", LoraRole::diff, build_diff},
     {"whole weight", LoraRole::set, build_set},
 };
 
@@ -69,9 +65,8 @@ ModuleChanges make_changes(const LoraModule& module, int64_t columns, int64_t ke
   else if (module.has(LoraRole::up_bias))
     changes.bias = make_difference(module.tensors.at(LoraRole::up_bias), bias_scale(module));
   if (!changes.weight && !changes.bias)
-    throw Error(ErrorCode::malformed,
-                {.subject = module.name_of(module.tensors.begin()->first),
-                 .expected = "lacks the tensors that belong with it"});
+    throw Error(ErrorCode::malformed, {.subject = module.name_of(module.tensors.begin()->first),
+                                       .expected = "lacks the tensors that belong with it"});
   return changes;
 }
 

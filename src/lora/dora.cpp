@@ -1,5 +1,6 @@
 // DoRA: another change, after which the weight's magnitudes are set.
-// Source: Liu et al. 2024, arXiv:2402.09353, equation 5; magnitudes of rows as PEFT and newer LyCORIS
+// Source: Liu et al. 2024, arXiv:2402.09353, equation 5; magnitudes of rows as PEFT and newer
+// LyCORIS
 //   files have them, of input channels as the paper's formula and older LyCORIS files.
 // Shapes: O rows, I channels in, k kernel.
 #include <ATen/ATen.h>
@@ -48,9 +49,8 @@ ChangePtr make_dora(ChangePtr inner, const LoraModule& module, int64_t kernel) {
   const bool of_channels = count == in && magnitude.dim() > 1 && magnitude.size(0) == 1;
   require(of_rows || of_channels, module, LoraRole::magnitude,
           fmt::format("[{}, 1] or [1, {}]", rows, in));
-  return std::make_shared<DoraChange>(std::move(inner),
-                                      of_rows ? magnitude.reshape({rows, 1, 1})
-                                              : magnitude.reshape({1, in, 1}));
+  return std::make_shared<DoraChange>(
+      std::move(inner), of_rows ? magnitude.reshape({rows, 1, 1}) : magnitude.reshape({1, in, 1}));
 }
 
 }  // namespace atelier

@@ -60,7 +60,8 @@ TEST_P(Kinds, AreComputedAsTheirTrainerDoes) {
   EXPECT_TRUE(lora->warnings.empty());
   EXPECT_GT(lora->bytes.count(), 0);
   for (const double strength : {1.0, -0.7, 0.0})
-    EXPECT_TRUE(golden::close(changed(*lora, base, strength), base + strength * (want - base), 2e-6))
+    EXPECT_TRUE(
+        golden::close(changed(*lora, base, strength), base + strength * (want - base), 2e-6))
         << strength;
 }
 
@@ -91,14 +92,17 @@ constexpr KeyRule kRules[] = {
 constexpr KeyLayout kForeign[] = {{.name = "original", .signature = "a.weight"},
                                   {.name = "foreign", .signature = "turned", .rules = kRules}};
 
-const WeightShapes kShapes{
-    {"a.weight", {4, 6}}, {"b.weight", {4, 6}}, {"t.weight", {4, 6}}, {"h.weight", {4, 6}},
-    {"m.weight", {15, 6}}, {"m.bias", {15}}};
+const WeightShapes kShapes{{"a.weight", {4, 6}}, {"b.weight", {4, 6}},  {"t.weight", {4, 6}},
+                           {"h.weight", {4, 6}}, {"m.weight", {15, 6}}, {"m.bias", {15}}};
 
 /// Up and down of rank 2 with numbers of their own.
 void put(MemorySource& file, const std::string& module, int64_t rows, int64_t columns) {
   const auto numbers = [&](int64_t n, int64_t m) {
-    return at::arange(n * m, at::kFloat).view({n, m}).add(static_cast<double>(rows)).mul(0.01).sin();
+    return at::arange(n * m, at::kFloat)
+        .view({n, m})
+        .add(static_cast<double>(rows))
+        .mul(0.01)
+        .sin();
   };
   file.put(module + ".lora_up.weight", numbers(rows, 2));
   file.put(module + ".lora_down.weight", numbers(2, columns));

@@ -1,4 +1,5 @@
-// Matching a file's modules to the parts of a model, and placing their changes.
+// Matching a file's modules to the parts of a model, and placing their changes. Longer than most:
+// the messages about what does not fit belong with what finds it.
 #include "lora/lora.h"
 
 #include <fmt/format.h>
@@ -177,8 +178,9 @@ class Matching {
     std::string_view module = name;
     if (bias || name.ends_with(".weight")) module.remove_suffix(bias ? 5 : 7);
     const std::optional<Found> found = find(module);
-    const std::vector<Target>* targets =
-        !found ? nullptr : bias ? &found->module->bias : &found->module->weight;
+    const std::vector<Target>* targets = !found ? nullptr
+                                         : bias ? &found->module->bias
+                                                : &found->module->weight;
     if (!targets || targets->empty()) {
       unknown_.push_back(name);
       return;
@@ -212,9 +214,9 @@ class Matching {
       });
       const std::vector<std::string_view> views(names.begin(), names.end());
       const std::string_view close = nearest(reading.name, views);
-      const size_t head = name.size() >= reading.name.size() ? name.size() - reading.name.size() : 0;
-      if (!close.empty())
-        text += fmt::format(" (did you mean {}{}?)", name.substr(0, head), close);
+      const size_t head =
+          name.size() >= reading.name.size() ? name.size() - reading.name.size() : 0;
+      if (!close.empty()) text += fmt::format(" (did you mean {}{}?)", name.substr(0, head), close);
       return true;
     });
     return text;
@@ -231,11 +233,10 @@ class Matching {
 
   void tell_unknown() {
     if (unknown_.empty()) return;
-    lora_.warnings.push_back(fmt::format("{}: {} name{} nothing in this model and {} left out: {}",
-                                         file_.label, unknown_.size(),
-                                         unknown_.size() == 1 ? " means" : "s mean",
-                                         unknown_.size() == 1 ? "is" : "are",
-                                         list(unknown_, true)));
+    lora_.warnings.push_back(
+        fmt::format("{}: {} name{} nothing in this model and {} left out: {}", file_.label,
+                    unknown_.size(), unknown_.size() == 1 ? " means" : "s mean",
+                    unknown_.size() == 1 ? "is" : "are", list(unknown_, true)));
   }
   void tell_misshapen() {
     if (misshapen_.empty()) return;

@@ -44,11 +44,12 @@ struct Lora {
   Bytes bytes;  // memory the changes hold
 };
 
-/// Reads all of `source` and finds the weights it changes. Names that mean nothing in this model and
-/// changes made for weights of other sizes are left out and told in `warnings`. Throws `mismatch`
-/// for a file that is no LoRA or one for another architecture (fewer than half of its modules for
-/// the denoiser, or of all if it has none, fit), `malformed` for tensors that contradict one
-/// another or are not finite, and `unsupported` for what cannot be computed; always with the label.
+/// Reads all of `source` and finds the weights it changes. Names that mean nothing in this model
+/// and changes made for weights of other sizes are left out and told in `warnings`. Throws
+/// `mismatch` for a file that is no LoRA or one for another architecture (fewer than half of its
+/// modules for the denoiser, or of all if it has none, fit), `malformed` for tensors that
+/// contradict one another or are not finite, and `unsupported` for what cannot be computed; always
+/// with the label.
 std::shared_ptr<const Lora> read_lora(const TensorSource& source, const LoraModel& model);
 /// The same for a safetensors, torch or GGUF file; throws as `open_checkpoint` besides.
 std::shared_ptr<const Lora> read_lora(const std::filesystem::path& file, const LoraModel& model);

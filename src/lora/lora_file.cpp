@@ -1,4 +1,5 @@
-// Endings of names as trainers write them, and what PEFT says in the file's metadata.
+// Endings of names as trainers write them, and what PEFT says in the file's metadata. Longer than
+// most for its table of endings.
 // Source: kohya-ss/sd-scripts networks/, KohakuBlueleaf/LyCORIS lycoris/modules/, huggingface/peft
 //   src/peft/tuners/, black-forest-labs/flux control LoRAs.
 #include "lora/lora_file.h"
@@ -140,8 +141,7 @@ void read_peft_config(LoraFile& file, const TensorSource& source) {
                            "x.lokr_w1 or x.diff)",
                .found = source.tensors().empty()
                             ? "no tensors"
-                            : fmt::format("{} tensors, the first named {}",
-                                          source.tensors().size(),
+                            : fmt::format("{} tensors, the first named {}", source.tensors().size(),
                                           source.tensors().begin()->first)});
 }
 
@@ -150,8 +150,8 @@ void read_peft_config(LoraFile& file, const TensorSource& source) {
 at::Tensor LoraModule::tensor(LoraRole role) const {
   const auto found = tensors.find(role);
   if (found == tensors.end())
-    throw Error(ErrorCode::malformed, {.subject = name_of(role),
-                                       .expected = "is missing, though its module has others"});
+    throw Error(ErrorCode::malformed,
+                {.subject = name_of(role), .expected = "is missing, though its module has others"});
   return found->second.to(at::kFloat);
 }
 
@@ -165,8 +165,9 @@ std::string LoraModule::name_of(LoraRole role) const {
 at::Tensor read_lora_tensor(const TensorSource& source, std::string_view name) {
   const TensorInfo& info = source.tensors().find(name)->second;
   const auto fail = [&](ErrorCode code, std::string statement) -> Error {
-    return {code, {.subject = fmt::format("{}: {}", source.label(), name),
-                   .expected = std::move(statement)}};
+    return {
+        code,
+        {.subject = fmt::format("{}: {}", source.label(), name), .expected = std::move(statement)}};
   };
   if (!decodable(info.encoding))
     throw fail(ErrorCode::unsupported, fmt::format("is stored as {}, which no decoder here reads",
@@ -196,9 +197,8 @@ LoraFile read_lora_file(const TensorSource& source) {
       module.alpha = read_alpha(source, name);
     } else {
       if (!module.tensors.try_emplace(ending->role, read_lora_tensor(source, name)).second)
-        throw Error(ErrorCode::malformed,
-                    {.subject = fmt::format("{}: {}", source.label(), name),
-                     .expected = "a module has two tensors of this kind"});
+        throw Error(ErrorCode::malformed, {.subject = fmt::format("{}: {}", source.label(), name),
+                                           .expected = "a module has two tensors of this kind"});
       module.names.emplace(ending->role, name);
     }
     source.wont_need(name);

@@ -47,8 +47,8 @@ ChangePtr make_lora(const LoraModule& module) {
   const at::Tensor down =
       core ? through_core(module, LoraRole::mid, LoraRole::down) : as_matrix(stored);
   require(up.size(1) == down.size(0), module, LoraRole::up,
-          "as many columns as its other half has rows (the rank, " +
-              std::to_string(down.size(0)) + ")");
+          "as many columns as its other half has rows (the rank, " + std::to_string(down.size(0)) +
+              ")");
   const bool matrix = !core && down.size(1) == stored.size(1);
   return std::make_shared<LoraChange>(up, down, scale_of(module, down.size(0)), matrix);
 }

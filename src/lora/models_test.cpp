@@ -34,9 +34,7 @@ struct Bound {
     report.throw_if_bad(source->label());
     weights = report.manifest();
   }
-  LoraPart as_part(bool denoiser) const {
-    return {def->name, denoiser, def->layouts, &weights};
-  }
+  LoraPart as_part(bool denoiser) const { return {def->name, denoiser, def->layouts, &weights}; }
 };
 
 /// A denoiser with any number of text encoders.
@@ -88,7 +86,9 @@ struct Model {
       for (int64_t t = 0; t < tokens.size(1); ++t)
         chunks[c].ids.push_back(
             static_cast<int32_t>(tokens[static_cast<int64_t>(c)][t].item<int64_t>()));
-    return text[i]->part->encode(chunks, {.layer = -1, .final_norm = true}).hidden.slice(1, 0, {}, 8);
+    return text[i]
+        ->part->encode(chunks, {.layer = -1, .final_norm = true})
+        .hidden.slice(1, 0, {}, 8);
   }
 
   std::shared_ptr<const TensorSource> source, expected;
@@ -124,18 +124,17 @@ TEST_P(Models, DrawAsTheReferenceWithTheSameLora) {
   EXPECT_TRUE(at::equal(model.output(), plain));
 }
 
-INSTANTIATE_TEST_SUITE_P(Lora, Models,
-                         ::testing::Values(Case{"sd1_kohya", "unet_sd1", {"clip_l"}, 50},
-                                           Case{"sdxl_kohya", "unet_sdxl", {"clip_l", "clip_g"}, 50},
-                                           Case{"flux_diffusers", "flux_dev"},
-                                           Case{"flux_kohya", "flux_dev"},
-                                           Case{"flux_xlabs", "flux_dev"},
-                                           Case{"flux_control", "flux_dev"}),
-                         [](const auto& test) { return test.param.lora; });
+INSTANTIATE_TEST_SUITE_P(
+    Lora, Models,
+    ::testing::Values(Case{"sd1_kohya", "unet_sd1", {"clip_l"}, 50},
+                      Case{"sdxl_kohya", "unet_sdxl", {"clip_l", "clip_g"}, 50},
+                      Case{"flux_diffusers", "flux_dev"}, Case{"flux_kohya", "flux_dev"},
+                      Case{"flux_xlabs", "flux_dev"}, Case{"flux_control", "flux_dev"}),
+    [](const auto& test) { return test.param.lora; });
 
 // One file's tensors under the names another trainer would have given them.
-std::shared_ptr<MemorySource> respelled(
-    const TensorSource& file, const std::function<std::string(std::string)>& spell) {
+std::shared_ptr<MemorySource> respelled(const TensorSource& file,
+                                        const std::function<std::string(std::string)>& spell) {
   auto result = std::make_shared<MemorySource>(file.label());
   for (const auto& [name, info] : file.tensors())
     result->put(spell(name), golden::tensor(file, name));
@@ -155,9 +154,8 @@ TEST(Spellings, OfOneLoraMeanTheSame) {
       [](std::string name) {
         replace(name, "transformer.", "lora_transformer_");  // also inside: undone below
         replace(name, "_blocks.", "_blocks_");
-        std::string stem = name.substr(0, name.find(".lora_A") == name.npos
-                                              ? name.find(".lora_B")
-                                              : name.find(".lora_A"));
+        std::string stem = name.substr(
+            0, name.find(".lora_A") == name.npos ? name.find(".lora_B") : name.find(".lora_A"));
         const std::string rest = name.substr(stem.size());
         std::ranges::replace(stem, '.', '_');
         return stem + (rest == ".lora_A.weight" ? ".lora_down.weight" : ".lora_up.weight");
@@ -177,7 +175,8 @@ TEST(Spellings, OfOneLoraMeanTheSame) {
     ASSERT_EQ(lora->changes.size(), reference->changes.size());
     EXPECT_TRUE(lora->warnings.empty());
     std::set<std::pair<std::string, int64_t>> places, wanted;
-    for (const auto& change : lora->changes) places.insert({change.weight, change.placed.first_row});
+    for (const auto& change : lora->changes)
+      places.insert({change.weight, change.placed.first_row});
     for (const auto& change : reference->changes)
       wanted.insert({change.weight, change.placed.first_row});
     EXPECT_EQ(places, wanted);
@@ -201,11 +200,35 @@ TEST(Spellings, OfEarlyAttentionProcessorsAreKnown) {
   std::set<std::string> weights;
   for (const auto& change : lora->changes) weights.insert(change.weight);
   const std::string own = "input_blocks.1.1.transformer_blocks.0.attn1.";
-  EXPECT_EQ(weights, (std::set<std::string>{
-                         own + "to_q.weight", own + "to_k.weight", own + "to_v.weight",
-                         own + "to_out.0.weight",
-                         "text_model.encoder.layers.0.self_attn.q_proj.weight",
-                         "text_model.encoder.layers.1.self_attn.out_proj.weight"}));
+  EXPECT_EQ(weights,
+            (std::set<std::string>{own + "to_q.weight", own + "to_k.weight", own + "to_v.weight",
+                                   own + "to_out.0.weight",
+                                   "text_model.encoder.layers.0.self_attn.q_proj.weight",
+                                   "text_model.encoder.layers.1.self_attn.out_proj.weight"}));
+}
+
+TEST(Spellings, OfT5AreKnown) {
+  Model model("flux_dev");
+  constexpr std::string_view kBare[] = {""};
+  const Bound<TextEncoder> t5(t5xxl_encoder, golden::source("t5", "model"), kBare);
+  LoraModel with_t5 = model.as_lora_model();
+  with_t5.parts.push_back(t5.as_part(false));
+  const std::string name = "encoder.block.0.layer.0.SelfAttention.q.weight";
+  const Shape shape = t5.weights.at(name);
+  for (const char* stem :
+       {"lora_te3_encoder_block_0_layer_0_SelfAttention_q",
+        "lora_te2_encoder_block_0_layer_0_SelfAttention_q",
+        "text_encoder_2.encoder.block.0.layer.0.SelfAttention.q",
+        "text_encoders.t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.q",
+        "t5xxl.transformer.enc.blk.0.attn_q"}) {
+    MemorySource file("t5.safetensors");
+    file.put(std::string(stem) + ".lora_up.weight", at::ones({shape[0], 1}));
+    file.put(std::string(stem) + ".lora_down.weight", at::ones({1, shape[1]}));
+    const auto lora = read_lora(file, with_t5);
+    ASSERT_EQ(lora->changes.size(), 1U) << stem;
+    EXPECT_EQ(lora->changes[0].weight, name);
+    EXPECT_EQ(lora->changes[0].part, 1U);
+  }
 }
 
 TEST(Spellings, OfOpenClipAreTakenApartAndTransposed) {

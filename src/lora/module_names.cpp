@@ -1,4 +1,4 @@
-// Prefixes and spellings as rows.
+// Prefixes and spellings as rows. Longer than most, as these tables are.
 // Source: kohya-ss/sd-scripts networks/lora*.py, Nerogar/OneTrainer, huggingface/diffusers
 //   src/diffusers/loaders/lora_conversion_utils.py, XLabs-AI/x-flux src/flux/xflux_pipeline.py.
 #include "lora/module_names.h"

@@ -46,8 +46,9 @@ INSTANTIATE_TEST_SUITE_P(Goldens, LayoutNames,
 class Files : public ::testing::Test {
  protected:
   std::shared_ptr<const Lora> read() const {
-    return read_lora(file, {def->name, def->title,
-                            {{def->denoiser.name, true, def->denoiser.layouts, &weights}}});
+    return read_lora(
+        file,
+        {def->name, def->title, {{def->denoiser.name, true, def->denoiser.layouts, &weights}}});
   }
   std::string failure(ErrorCode code) const {
     try {
@@ -88,9 +89,8 @@ TEST_F(Files, NamesThatMeanNothingAreToldOnceWithTheNearest) {
   EXPECT_EQ(lora->changes.size(), 2U);
   EXPECT_EQ(lora->kinds.at("LoRA"), 2);
   ASSERT_EQ(lora->warnings.size(), 1U);
-  expect_words(lora->warnings[0],
-               {"some.safetensors", "3 names mean nothing", "attn1_to_w (did you mean lora_unet_",
-                "lora_te3_", "loss"});
+  expect_words(lora->warnings[0], {"some.safetensors", "3 names mean nothing",
+                                   "attn1_to_w (did you mean lora_unet_", "lora_te3_", "loss"});
 }
 
 TEST_F(Files, ChangesOfOtherSizesAreLeftOutAndTold) {
@@ -106,21 +106,22 @@ TEST_F(Files, ALoraForAnotherArchitectureIsRefused) {
   put("lora_unet_double_blocks_0_img_attn_qkv", 96, 2, 32);
   put("lora_unet_single_blocks_0_linear1", 96, 2, 32);
   put(q, 32, 2, 32);
-  expect_words(failure(ErrorCode::mismatch),
-               {"some.safetensors", "a LoRA for Stable Diffusion 1.x", "one for FLUX.1",
-                "1 of its 3 modules fit"});
+  expect_words(failure(ErrorCode::mismatch), {"some.safetensors", "a LoRA for Stable Diffusion 1.x",
+                                              "one for FLUX.1", "1 of its 3 modules fit"});
 }
 
 TEST_F(Files, ALoraForWiderPromptsIsRefusedByItsShapes) {
   std::string cross = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k";
   put(cross, 640, 2, 2048);
-  expect_words(failure(ErrorCode::mismatch),
-               {"one for Stable Diffusion XL", "0 of its 1 modules fit", "[640, 2048] for [32, 16]"});
+  expect_words(
+      failure(ErrorCode::mismatch),
+      {"one for Stable Diffusion XL", "0 of its 1 modules fit", "[640, 2048] for [32, 16]"});
 }
 
 TEST_F(Files, WhatIsNoLoraIsRefused) {
   file.put("model.diffusion_model.input_blocks.0.0.weight", at::ones({4, 4}));
-  expect_words(failure(ErrorCode::mismatch), {"a LoRA (names such as", "1 tensors, the first named"});
+  expect_words(failure(ErrorCode::mismatch),
+               {"a LoRA (names such as", "1 tensors, the first named"});
 }
 
 TEST_F(Files, HalvesOfDifferentRanksAreMalformed) {
@@ -166,8 +167,8 @@ TEST_F(Files, FactorsOfHostileShapesAreRefusedBeforeAnythingIsComputed) {
   MemorySource scalars("scalars");
   scalars.put(q + ".lora_up.weight", at::ones({}));
   scalars.put(q + ".lora_down.weight", at::ones({}));
-  const LoraModel model{def->name, def->title,
-                        {{def->denoiser.name, true, def->denoiser.layouts, &weights}}};
+  const LoraModel model{
+      def->name, def->title, {{def->denoiser.name, true, def->denoiser.layouts, &weights}}};
   EXPECT_THROW(read_lora(scalars, model), Error);
 }
 
@@ -204,9 +205,9 @@ TEST_F(Files, PeftsConfigSaysAlphaForAllAndForSome) {
   put(block + "to_k", 32, 4, 32);
   const WithConfig configured(file, R"({"unet.r": 4, "unet.lora_alpha": 8, "unet.use_rslora": true,
                                         "unet.alpha_pattern": {"attn1.to_k": 2}})");
-  const auto lora = read_lora(configured, {def->name, def->title,
-                                           {{def->denoiser.name, true, def->denoiser.layouts,
-                                             &weights}}});
+  const auto lora = read_lora(
+      configured,
+      {def->name, def->title, {{def->denoiser.name, true, def->denoiser.layouts, &weights}}});
   std::map<std::string, double> scales;
   for (const auto& change : lora->changes)
     scales[change.weight.substr(change.weight.find("to_"))] =
@@ -227,7 +228,8 @@ TEST(Blocks, AreNamedAfterTheirPlace) {
 
 /// Twelve blocks each way, as Stable Diffusion 1.x has them.
 WeightShapes sd1_shapes() {
-  WeightShapes weights{{"time_embed.0.weight", {4, 4}}, {"middle_block.0.out_layers.3.weight", {4}}};
+  WeightShapes weights{{"time_embed.0.weight", {4, 4}},
+                       {"middle_block.0.out_layers.3.weight", {4}}};
   for (int i = 0; i < 12; ++i)
     for (const char* way : {"input_blocks.", "output_blocks."})
       weights[way + std::to_string(i) + ".0.in_layers.2.weight"] = {4, 4};
@@ -262,8 +264,8 @@ TEST(Blocks, CanBeListedInFullOrWithoutThoseThatLackAttention) {
 }
 
 TEST(Blocks, WrongListsAreErrors) {
-  for (const char* text : {"1,2,3", "IN12=1", "IN00=x", "IN00", "OUT05-OUT03=1", "IN00=nan", ",",
-                           "IN00=1e9", "=1"})
+  for (const char* text :
+       {"1,2,3", "IN12=1", "IN00=x", "IN00", "OUT05-OUT03=1", "IN00=nan", ",", "IN00=1e9", "=1"})
     EXPECT_THROW(BlockStrengths(text, "sd1", sd1_shapes()), Error) << text;
 }
 

@@ -17,12 +17,15 @@ struct Telltale {
 
 /// Metadata entries that name the base model, and pieces of their values.
 constexpr std::string_view kEntries[] = {"modelspec.architecture", "ss_base_model_version"};
-constexpr Telltale kValues[] = {
-    {"stable-diffusion-xl", "Stable Diffusion XL"}, {"sdxl", "Stable Diffusion XL"},
-    {"stable-diffusion-3", "Stable Diffusion 3"},   {"sd3", "Stable Diffusion 3"},
-    {"stable-diffusion-v1", "Stable Diffusion 1.x"}, {"sd_v1", "Stable Diffusion 1.x"},
-    {"stable-diffusion-v2", "Stable Diffusion 2.x"}, {"sd_v2", "Stable Diffusion 2.x"},
-    {"flux", "FLUX.1"}};
+constexpr Telltale kValues[] = {{"stable-diffusion-xl", "Stable Diffusion XL"},
+                                {"sdxl", "Stable Diffusion XL"},
+                                {"stable-diffusion-3", "Stable Diffusion 3"},
+                                {"sd3", "Stable Diffusion 3"},
+                                {"stable-diffusion-v1", "Stable Diffusion 1.x"},
+                                {"sd_v1", "Stable Diffusion 1.x"},
+                                {"stable-diffusion-v2", "Stable Diffusion 2.x"},
+                                {"sd_v2", "Stable Diffusion 2.x"},
+                                {"flux", "FLUX.1"}};
 
 /// Pieces of names with every dot an underscore.
 constexpr Telltale kNames[] = {
@@ -43,9 +46,8 @@ struct Width {
   int64_t columns;
   std::string_view model;
 };
-constexpr Width kWidths[] = {{768, "Stable Diffusion 1.x"},
-                             {1024, "Stable Diffusion 2.x"},
-                             {2048, "Stable Diffusion XL"}};
+constexpr Width kWidths[] = {
+    {768, "Stable Diffusion 1.x"}, {1024, "Stable Diffusion 2.x"}, {2048, "Stable Diffusion XL"}};
 
 std::optional<std::string_view> by_metadata(const Metadata& metadata) {
   for (const std::string_view entry : kEntries) {

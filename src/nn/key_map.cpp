@@ -33,8 +33,8 @@ class Reader {
         const auto fit = match_key(pattern, name);
         if (!fit || !holds(rule, fit->indices)) continue;
         source = pattern;
-        found.push_back(
-            {fill_key(rule.canonical, fit->indices, stride_) + std::string(fit->rest), &rule, *fit});
+        found.push_back({fill_key(rule.canonical, fit->indices, stride_) + std::string(fit->rest),
+                         &rule, *fit});
       }
     if (found.empty()) found.push_back({std::string(name), nullptr, {}});
     return found;

@@ -1,4 +1,5 @@
-// Trying every index in every rule, and keeping what the model has.
+// Trying every index in every rule, and keeping what the model has. Longer than most: one class
+// that is hard to follow in pieces.
 #include "nn/key_names.h"
 
 #include <algorithm>
@@ -69,8 +70,7 @@ class Enumeration {
   // With a stride, what it does not multiply counts within one stride.
   int64_t limit_of(const KeyRule& rule, char letter) const {
     const bool strided = rule.canonical.find('R') != rule.canonical.npos;
-    const bool multiplied =
-        rule.canonical.find(std::string{'R', letter}) != rule.canonical.npos;
+    const bool multiplied = rule.canonical.find(std::string{'R', letter}) != rule.canonical.npos;
     return strided && !multiplied ? std::min(stride_, limit_) : limit_;
   }
 
@@ -86,8 +86,8 @@ class Enumeration {
   void add_names(const KeyRule& rule, const KeyIndices& indices, const NameSet* own) {
     const std::string head = fill_key(rule.canonical, indices, stride_);
     const bool open = rule.canonical.ends_with(".*");
-    for (auto it = canonical_.lower_bound(head);
-         it != canonical_.end() && it->starts_with(head); ++it) {
+    for (auto it = canonical_.lower_bound(head); it != canonical_.end() && it->starts_with(head);
+         ++it) {
       const std::string_view rest = std::string_view(*it).substr(head.size());
       const bool leaf = !rest.empty() && rest.front() == '.';
       const bool fits = open ? leaf : rest.empty() || (leaf && rest.find('.', 1) == rest.npos);
@@ -103,8 +103,7 @@ class Enumeration {
     const auto count = static_cast<size_t>(
         std::ranges::count_if(rule.sources, [](auto source) { return !source.empty(); }));
     for (size_t i = 0; i < count; ++i) {
-      const std::string name =
-          fill_key(rule.sources[i], indices, stride_) + std::string(rest);
+      const std::string name = fill_key(rule.sources[i], indices, stride_) + std::string(rest);
       if (rule.take.of > 1 || !names_.contains(name))
         names_.emplace(name, KeyMeaning{canonical, i, count, rule.take});
     }

@@ -17,12 +17,12 @@ struct KeyMeaning {
   Take take;
 };
 
-/// A layout's name for a tensor, and all it means: more than one tensor where the layout joins them.
+/// A layout's name for a tensor, and all it means: more than one tensor where the layout joins
+/// them.
 using KeyNames = std::multimap<std::string, KeyMeaning, std::less<>>;
 
 /// The names `layout` has for a model's tensors, given by the model's names. Tensors that no rule
 /// mentions keep theirs. The stride of the layout is taken to be the one that explains most names.
-KeyNames layout_names(const KeyLayout& layout,
-                      const std::set<std::string, std::less<>>& canonical);
+KeyNames layout_names(const KeyLayout& layout, const std::set<std::string, std::less<>>& canonical);
 
 }  // namespace atelier

@@ -39,8 +39,8 @@ class Component {
     get();
     residency_->prepare_all(progress);
   }
-  /// Replaces all changes to weights. Weights whose changes differ from before are prepared again by
-  /// `load` or when next used, all others stay; the part must not be computing.
+  /// Replaces all changes to weights. Weights whose changes differ from before are prepared again
+  /// by `load` or when next used, all others stay; the part must not be computing.
   void patch(PatchTable patches) {
     patches_ = std::move(patches);
     if (residency_) residency_->set_patches(patches_);

@@ -133,7 +133,8 @@ void Engine::bind() {
 
 LoraModel Engine::lora_model() const {
   const ModelDef& own = def();
-  LoraModel model{own.name, own.title, {{own.denoiser.name, true, own.denoiser.layouts, &weights_[0]}}};
+  LoraModel model{
+      own.name, own.title, {{own.denoiser.name, true, own.denoiser.layouts, &weights_[0]}}};
   for (size_t i = 0; i < own.text.size(); ++i)
     model.parts.push_back(
         {own.text[i].encoder->name, false, own.text[i].encoder->layouts, &weights_[i + 1]});

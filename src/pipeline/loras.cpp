@@ -43,8 +43,7 @@ LoraShelf::Result LoraShelf::use(std::span<const LoraUse> uses, const LoraModel&
       const auto known = files_.find(use.file);
       lora = known != files_.end() ? known->second : read_lora(use.file, model);
       if (known == files_.end())
-        result.warnings.insert(result.warnings.end(), lora->warnings.begin(),
-                               lora->warnings.end());
+        result.warnings.insert(result.warnings.end(), lora->warnings.begin(), lora->warnings.end());
     }
     add(result.tables, *lora, use, blocks, model);
   }

@@ -60,10 +60,10 @@ class Shelf : public ::testing::Test {
   std::shared_ptr<const TensorSource> source_ = golden::source("unet_sd1", "model");
   std::shared_ptr<const TensorSource> expected_ = golden::source("unet_sd1", "expected");
   const ModelDef* def_ = detect_model(source_).def;
-  Component<DiffusionModel> unet_{def_->denoiser,
-                                  {source_, *find_place(*source_, def_->prefixes,
-                                                        def_->denoiser.layouts)},
-                                  Compute{}};
+  Component<DiffusionModel> unet_{
+      def_->denoiser,
+      {source_, *find_place(*source_, def_->prefixes, def_->denoiser.layouts)},
+      Compute{}};
   WeightShapes weights_;
   LoraShelf shelf_;
 };

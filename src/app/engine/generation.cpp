@@ -112,7 +112,8 @@ void Generation::read_loras() {
   std::vector<LoraUse> uses;
   for (const std::string& word : options_.loras) {
     LoraOption lora = parse_lora_option(word);
-    uses.push_back({std::move(lora.file), lora.strength, lora.text_strength, std::move(lora.blocks)});
+    uses.push_back(
+        {std::move(lora.file), lora.strength, lora.text_strength, std::move(lora.blocks)});
   }
   for (const std::string& warning : engine_->set_loras(uses)) warn(warning);
 }
