@@ -2,12 +2,15 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
 #include "pipeline/tiny_flux_test.h"
 
 namespace atelier {
 namespace {
 
 using golden::TinyFlux;
+namespace fs = std::filesystem;
 
 TEST_F(TinyFlux, FromSeparateFilesDrawsWhatDiffusersDoes) {
   const Result result = run(files(), {.guidance = 2.5, .batch = 2});
