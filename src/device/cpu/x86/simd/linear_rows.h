@@ -6,31 +6,13 @@
 #include "device/cpu/linear.h"
 #include "device/cpu/parallel.h"
 #include "device/cpu/x86/simd/columns.h"
+#include "device/cpu/x86/simd/epilogue.h"
 
 namespace atelier {
 namespace {
 
 /// Rows and outputs whose products are summed at a time.
 constexpr int kRowTile = kLanes == 16 ? 4 : 2;
-
-/// What a layer does to its product, gates aside.
-template <class T>
-ATELIER_INLINE Vec with_epilogue(CpuEpilogue epilogue, Vec x) {
-  switch (epilogue) {
-    case CpuEpilogue::gelu:
-      return gelu<kPrecision<T>>(x);
-    case CpuEpilogue::gelu_tanh:
-      return gelu_tanh<kPrecision<T>>(x);
-    case CpuEpilogue::quick_gelu:
-      return swish<kPrecision<T>>(x, 1.702F);
-    case CpuEpilogue::silu:
-      return swish<kPrecision<T>>(x, 1);
-    case CpuEpilogue::plain:
-    case CpuEpilogue::geglu:
-      break;
-  }
-  return x;
-}
 
 /// sums[r][o] of R rows of x, `x_stride` apart, and kRowTile rows of weights.
 template <int R, class T, class S>
