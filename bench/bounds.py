@@ -46,6 +46,7 @@ BOUNDS = [
       for name in ("Q8_0", "Q4_0", "Q4_K", "F8_E4M3", "F8_E5M2")),
     *(Bound(f"decode {name}", "bf16", MEMCPY, "ratio", 0.4, 0.7) for name in OTHERS),
     *(Bound("decode *", "bf16", peer, "ratio", 10, 30) for peer in ("gguf package", "torch operations")),
+    Bound("quantise 2 GB fp16 to Q4_K", "fp16", "reading and writing the bytes", "ratio", 6, 3),
     Bound("whole run 512x512: peak memory", "bf16", WEIGHTS, "ratio", 1.35, 1.2),
     Bound("whole run 512x512: start to first step", "bf16", "none", "ours", 3, 1.5),
     Bound("whole run 512x512: outside denoise() per step", "bf16", "whole step", "ratio", 0.02, 0.005),

@@ -10,9 +10,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <chrono>
 #include <cstring>
-#include <functional>
 #include <iostream>
 #include <random>
 
@@ -20,11 +18,10 @@
 #include "base/json.h"
 #include "quant/codec/codec.h"
 #include "quant/codec/tables.h"
+#include "timing.h"
 
 namespace atelier {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 struct Options {
   bool json = false;
@@ -44,17 +41,6 @@ std::vector<std::byte> tame_bytes(size_t count) {
   }
   bytes.resize(count);
   return bytes;
-}
-
-double seconds_of(const std::function<void()>& call) {
-  const auto start = Clock::now();
-  call();
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return values[values.size() / 2];
 }
 
 /// The first million elements by the table in use and by the plain one.

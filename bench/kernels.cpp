@@ -15,7 +15,6 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <functional>
@@ -25,12 +24,12 @@
 #include "base/json.h"
 #include "device/cpu/allocation.h"
 #include "nn/cpu.h"
+#include "timing.h"
 
 namespace atelier {
 namespace {
 
 using at::Tensor;
-using Clock = std::chrono::steady_clock;
 
 constexpr double kLeastSample = 0.02;  // seconds; shorter calls are repeated within a sample
 constexpr double kPatience = 4;  // seconds per shape and dtype after which rounds end early
@@ -116,17 +115,6 @@ double error_of(const Shape& s, const Inputs& split, const Tensor& result) {
   return worst;
 }
 
-double seconds_of(const std::function<void()>& call, int64_t times) {
-  const auto start = Clock::now();
-  for (int64_t i = 0; i < times; ++i) call();
-  return std::chrono::duration<double>(Clock::now() - start).count() / static_cast<double>(times);
-}
-
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return values[values.size() / 2];
-}
-
 /// One side of the comparison: a call, how often a sample repeats it, and the samples.
 struct Side {
   std::function<void()> call;
@@ -173,8 +161,7 @@ Json measure(const Shape& s, const Number& number, const Options& options) {
   for (Side& side : sides) side.warm_up();
   const auto start = Clock::now();
   for (size_t round = 0; round < options.rounds; ++round) {
-    const double spent = std::chrono::duration<double>(Clock::now() - start).count();
-    if (round >= kLeastRounds && spent > kPatience) break;
+    if (round >= kLeastRounds && seconds_since(start) > kPatience) break;
     for (Side& side : sides) side.sample();
   }
   const double gflop =

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 import bounds
 import decoders
+import quantising
 import whole_run
 from rows import Rows, cpu_flags
 from workers import AS_ATELIER, Worker, WorkerError, environment
@@ -153,6 +154,8 @@ def measures(args):
         yield title, lambda rows, a=(title, part, shapes, rounds): measure_model(rows, args, *a)
     yield "attention", lambda rows: measure_kernels(rows, args)
     yield "decode", lambda rows: measure_decoding(rows, args)
+    yield "quantise", lambda rows: quantising.measure(rows, os.path.join(args.bin, "atelier"), args.threads,
+                                                      os.path.dirname(args.cache))
     yield "whole run", lambda rows: measure_whole_runs(rows, args)
 
 

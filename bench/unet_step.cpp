@@ -14,7 +14,6 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <map>
 
@@ -23,15 +22,10 @@
 #include "device/memory_info.h"
 #include "formats/model_folder.h"
 #include "models/model.h"
+#include "timing.h"
 
 namespace atelier {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 /// Processor seconds of all threads, which a busy machine inflates less than the clock's.
 double processor_seconds() {

@@ -45,3 +45,18 @@ function(atelier_test)
   gtest_discover_tests(${A_NAME} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
                        PROPERTIES TIMEOUT 600 LABELS "${A_LABELS}")
 endfunction()
+
+# atelier_isa_symbols_test(NAME t LIBRARY lib SRCS x86/a.cpp...)
+#
+# Proves that the objects of these sources, each compiled for an instruction set of its own, share no
+# inline function with the rest of the library. Without sources there is nothing to prove.
+function(atelier_isa_symbols_test)
+  cmake_parse_arguments(A "" "NAME;LIBRARY" "SRCS" ${ARGN})
+  if(NOT A_SRCS)
+    return()
+  endif()
+  find_package(Python3 REQUIRED COMPONENTS Interpreter)
+  list(TRANSFORM A_SRCS REPLACE "x86/(.*)" "\\1.o" OUTPUT_VARIABLE objects)
+  add_test(NAME ${A_NAME} COMMAND ${Python3_EXECUTABLE} ${CMAKE_SOURCE_DIR}/tools/check_isa_symbols.py
+           $<TARGET_FILE:atelier_${A_LIBRARY}> ${objects})
+endfunction()

@@ -43,6 +43,40 @@ def write_safetensors():
     save("safetensors", "escapes", safetensors(b'{"\\u2603\\"":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}  ', b"x"))
 
 
+def scaled(tensors, metadata=None):
+    """A safetensors file of (name, dtype, shape, bytes)."""
+    header, data = {"__metadata__": metadata} if metadata else {}, b""
+    for name, dtype, shape, content in tensors:
+        header[name] = tensor(dtype, shape, len(data), len(data) + len(content))
+        data += content
+    return safetensors(header, data)
+
+
+def write_scaled():
+    codes = bytes(range(24))
+    one, ones = struct.pack("<f", 0.5), struct.pack("<4f", 1, 2, 3, 4)
+    save("safetensors", "scaled_fp8", scaled([
+        ("a.weight", "F8_E4M3", [4, 6], codes), ("a.scale_weight", "F32", [], one), ("a.scale_input", "F32", [], one),
+        ("scaled_fp8", "F8_E4M3", [0], b"")]))
+    layout = b'{"format":"int8_tensorwise"}'
+    save("safetensors", "scaled_layers", scaled([
+        ("a.weight", "I8", [4, 6], codes), ("a.weight_scale", "F32", [4, 1], ones),
+        ("a.comfy_quant", "U8", [len(layout)], layout), ("b.weight", "U8", [4, 6], codes),
+        ("b.weight_scale", "BF16", [2, 3], bytes(12)), ("c.weight", "I8", [4, 6], codes), ("c.SCB", "F16", [4], bytes(8))],
+        {"_quantization_metadata": '{"layers":{"b":{"format":"float8_e5m2"}}}'}))
+    state = {"quant_type": "nf4", "blocksize": 8, "shape": [4, 6]}
+    for name, absmax, more in (
+            ("scaled_nf4", ("F32", struct.pack("<3f", 1, 2, 3)), []),
+            ("scaled_nested", ("U8", b"\x00\x80\xff"), [
+                ("w.nested_absmax", "F32", [2], ones[:8]), ("w.nested_quant_map", "F32", [256], one * 256)])):
+        if more:
+            state |= {"nested_blocksize": 2, "nested_offset": 0.25}
+        told = json.dumps(state).encode()
+        save("safetensors", name, scaled([
+            ("w", "U8", [12, 1], codes[:12]), ("w.absmax", absmax[0], [3], absmax[1]), *more,
+            ("w.quant_state.bitsandbytes__nf4", "U8", [len(told)], told)]))
+
+
 def gguf_text(text):
     return struct.pack("<Q", len(text)) + text.encode()
 
@@ -229,6 +263,7 @@ def write_spiece():
 
 if __name__ == "__main__":
     write_safetensors()
+    write_scaled()
     write_gguf()
     write_torch()
     write_index()

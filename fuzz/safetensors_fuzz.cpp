@@ -1,4 +1,4 @@
-// Fuzzes the safetensors reader and the decoding of its tensors.
+// Fuzzes the safetensors reader, the decoding of its tensors and of those that others scale.
 #include "decoding.h"
 #include "formats/safetensors.h"
 
@@ -9,6 +9,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const atelier::FileContents contents = atelier::read_safetensors(file);
     atelier::fuzz::check_tensors(contents, file);
     atelier::fuzz::decode_tensors(contents, file);
+    atelier::fuzz::decode_scaled(contents, file);
   });
   return 0;
 }

@@ -6,6 +6,7 @@
 #   tools/setup.sh --lint     also clang-format and clang-tidy (.venv-lint)
 #   tools/setup.sh --cuda     also the CUDA compiler, to check CUDA code without a GPU (.venv-cuda)
 #   tools/setup.sh --bench    also the peers that `make bench` measures against (.venv-bench)
+#   tools/setup.sh --reference  also the gguf package, which written files are checked with (.venv-reference)
 #   tools/setup.sh --golden   also the reference implementations behind tests/golden (.venv-golden)
 #
 # ATELIER_TORCH=DIR uses that libtorch (or installed torch package) instead of the wheel in .venv.
@@ -14,7 +15,7 @@ cd "$(dirname "$0")/.."
 
 for option in "$@"; do
   case $option in
-    --lint | --cuda | --bench | --golden) ;;
+    --lint | --cuda | --bench | --reference | --golden) ;;
     *) echo "tools/setup.sh: unknown option '$option'; see the top of the file" >&2; exit 2 ;;
   esac
 done
@@ -83,6 +84,7 @@ for option in "$@"; do
     --lint) venv .venv-lint clang-format==19.1.7 clang-tidy==22.1.8 ;;
     --cuda) venv .venv-cuda nvidia-cuda-nvcc==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-cccl==13.0.85 ;;
     --bench) venv .venv-bench torch==2.13.0 diffusers==0.42.1 transformers==5.23.0 openvino==2026.4.1 gguf==0.19.0 numpy ;;
+    --reference) venv .venv-reference gguf==0.19.0 numpy==2.4.6 ;;
     --golden) venv .venv-golden -r tools/golden/requirements.txt ;;
   esac
 done

@@ -39,7 +39,7 @@ struct EngineInterface {
   int (*describe)(EngineHost& host);
 };
 
-inline constexpr uint32_t kEngineVersion = 3;
+inline constexpr uint32_t kEngineVersion = 4;
 /// The one symbol of the engine library.
 inline constexpr const char* kEngineSymbol = "atelier_engine_interface";
 using EngineEntry = const EngineInterface* (*)();

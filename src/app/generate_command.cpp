@@ -122,6 +122,10 @@ void declare_output(CommandLine& line, GenerateOptions& o) {
             "TAESD weights for sharper previews (default: a linear estimate)");
   line.path("--save-latent", "FILE", o.save_latent,
             "also write the final latent, as safetensors with the tensor 'latent_tensor'");
+  line.path(
+      "--collect-imatrix", "FILE", o.collect_imatrix,
+      "also record how much each input channel matters, for 'atelier quantize --imatrix'; what "
+      "the file holds already is added to");
   line.flag("--json", o.json, "print one JSON object per event, see docs/events.md");
   line.flag("--verbose", o.verbose, "say more on standard error");
 }

@@ -48,6 +48,7 @@ struct GenerateOptions {
   std::filesystem::path sheet;
   std::filesystem::path preview;
   std::filesystem::path save_latent;
+  std::filesystem::path collect_imatrix;
   bool overwrite = false;
   bool json = false;
   bool verbose = false;

@@ -65,6 +65,31 @@ std::string one_line(std::string text, size_t longest) {
   return text;
 }
 
+/// "Q4_K", or "F8_E4M3 scaled" where other tensors hold its scales.
+std::string encoding_text(Encoding encoding, bool scaled) {
+  return fmt::format("{}{}", encoding_info(encoding).name, scaled ? " scaled" : "");
+}
+
+/// Rows of picture sizes, columns of memory.
+void print_fits(const Json& fits) {
+  fmt::print(
+      "fits          the finest 'atelier quantize --type' for pictures of a size, by memory\n  "
+      "{:12}",
+      "");
+  for (const Json& memory : fits["memory"]) fmt::print("{:>11}", size_text(memory.get<uint64_t>()));
+  bool any_tiled = false;
+  for (const Json& row : fits["rows"]) {
+    fmt::print("\n  {:12}", fmt::format("{}x{}", row.value("width", 0), row.value("height", 0)));
+    for (size_t i = 0; i < row["types"].size(); ++i) {
+      const std::string type = row["types"][i];
+      const bool tiled = row["tiled"][i];
+      any_tiled |= tiled;
+      fmt::print("{:>11}", type.empty() ? "-" : type + (tiled ? "*" : ""));
+    }
+  }
+  fmt::print("\n{}", any_tiled ? "  * with --tiled-vae\n" : "");
+}
+
 void print(const Summary& summary, const TensorSource& source, const Json& model, bool tensors) {
   fmt::print("file          {}\n", summary.label);
   fmt::print("kind          {}, {} of tensors\n", summary.format, size_text(summary.bytes));
@@ -74,11 +99,15 @@ void print(const Summary& summary, const TensorSource& source, const Json& model
     fmt::print("architecture  {}\n", model.value("name", ""));
     for (const auto& [part, text] : model["parts"].items())
       fmt::print("  {:<18} {}\n", part, text.get<std::string>());
+    if (model.contains("fits") && model["fits"].is_object()) print_fits(model["fits"]);
   }
   fmt::print("tensors       {}, {} values\n", summary.tensors, count_text(summary.parameters));
+  const bool scaled = std::ranges::any_of(summary.encodings, &EncodingShare::scaled);
+  const int width = scaled ? 15 : 8;
   for (const EncodingShare& share : summary.encodings)
-    fmt::print("  {:<8} {:>6} tensors {:>9} values {:>10}\n", encoding_info(share.encoding).name,
-               share.tensors, count_text(share.elements), size_text(share.bytes));
+    fmt::print("  {:<{}} {:>6} tensors {:>9} values {:>10}\n",
+               encoding_text(share.encoding, share.scaled), width, share.tensors,
+               count_text(share.elements), size_text(share.bytes));
   constexpr size_t kLongest = 100;
   if (!source.metadata().empty()) fmt::print("metadata\n");
   for (const auto& [key, value] : source.metadata())
@@ -86,8 +115,8 @@ void print(const Summary& summary, const TensorSource& source, const Json& model
   if (!tensors) return;
   fmt::print("\n");
   for (const auto& [name, info] : source.tensors())
-    fmt::print("{:<8} {:>10}  {} {}\n", encoding_info(info.encoding).name, size_text(info.size),
-               one_line(name, 1000), to_string(info.shape));
+    fmt::print("{:<{}} {:>10}  {} {}\n", encoding_text(info.encoding, info.scaling != nullptr),
+               width, size_text(info.size), one_line(name, 1000), to_string(info.shape));
 }
 
 void print_json(const Summary& summary, const TensorSource& source, const Json& model,
@@ -95,6 +124,7 @@ void print_json(const Summary& summary, const TensorSource& source, const Json& 
   Json shares = Json::array();
   for (const EncodingShare& share : summary.encodings)
     shares.push_back({{"encoding", encoding_info(share.encoding).name},
+                      {"scaled", share.scaled},
                       {"tensors", share.tensors},
                       {"values", share.elements},
                       {"bytes", share.bytes}});
@@ -107,6 +137,7 @@ void print_json(const Summary& summary, const TensorSource& source, const Json& 
     for (const auto& [name, info] : source.tensors())
       list.push_back({{"name", name},
                       {"encoding", encoding_info(info.encoding).name},
+                      {"scaled", info.scaling != nullptr},
                       {"shape", info.shape},
                       {"bytes", info.size}});
     report["tensor_list"] = list;

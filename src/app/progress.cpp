@@ -77,9 +77,12 @@ class TextPrinter : public EventPrinter {
     if (kind == "phase") return phase(text_of(event, "name"));
     clear();
     if (kind == "plan") fmt::print(log_, "{}\n", plan_line(event));
-    if (kind == "image" || kind == "latent" || kind == "sheet") file(text_of(event, "file"));
+    if (kind == "image" || kind == "latent" || kind == "sheet" || kind == "imatrix")
+      file(text_of(event, "file"));
     if (kind == "done") fmt::print(log_, "{}\n", done_line(event));
     if (kind == "warning") fmt::print(log_, "warning: {}\n", text_of(event, "message"));
+    if (kind == "slow_step" && event.value("first", true))
+      fmt::print(log_, "warning: {}\n", text_of(event, "message"));
     if (kind == "error") fmt::print(log_, "error: {}\n", text_of(event, "message"));
     std::fflush(log_);
   }

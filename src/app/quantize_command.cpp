@@ -39,6 +39,7 @@ class QuantizeHost final : public EngineHost {
       std::fflush(stdout);
       return;
     }
+    if (name == "warning") fmt::print(stderr, "warning: {}\n", event.value("message", ""));
     if (name == "quant_types") list(event);
     if (name == "quant_plan") plan(event);
     if (name == "tensor") step(event);
@@ -57,6 +58,8 @@ class QuantizeHost final : public EngineHost {
     for (const Json& share : event["encodings"])
       fmt::print(stderr, "  {:<8} {:>5} tensors {:>10}\n", share.value("encoding", ""),
                  share.value("tensors", 0), size_text(share["bytes"]));
+    if (event.contains("weighed"))
+      fmt::print(stderr, "  {} of them weighed by importance\n", event.value("weighed", 0));
     if (event.value("architecture", "") == "unknown")
       fmt::print(stderr,
                  "warning: the architecture is unknown; which tensors stay floats is decided by "
@@ -104,6 +107,7 @@ void check(const QuantizeOptions& o) {
     refuse("IN and OUT are the same file", "Choose another name for OUT");
   if (!o.overwrite && std::filesystem::exists(o.out))
     refuse(fmt::format("'{}' exists already", o.out.string()), "Add --overwrite to replace it");
+  if (!o.imatrix.empty()) check_readable(o.imatrix, "--imatrix", Wanted::file);
   prepare_folder_of(o.out, "OUT");
   if (!o.report.empty()) prepare_folder_of(o.report, "--report");
 }
@@ -119,6 +123,9 @@ int run_quantize(std::span<const std::string> arguments) {
   line.positional("OUT", o.out, "the file to write: .gguf, or .safetensors for floats and fp8");
   line.text("-t,--type", "NAME", o.type, "what to write, for instance Q4_K_M; see --list");
   line.flag("--list", list, "list the types and end");
+  line.path("--imatrix", "FILE", o.imatrix,
+            "spare the input channels that matter most, as this file says: from 'atelier generate "
+            "--collect-imatrix' or llama.cpp");
   line.path("--report", "FILE", o.report, "write every tensor's encoding and error there, as JSON");
   line.integer("--threads", o.threads, 0, 1024, "threads to use; 0: all processors");
   line.flag("--overwrite", o.overwrite, "replace OUT if it exists");

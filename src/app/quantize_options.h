@@ -12,6 +12,7 @@ struct QuantizeOptions {
   std::filesystem::path in, out;
   std::string type;
   std::filesystem::path report;
+  std::filesystem::path imatrix;
   int64_t threads = 0;  // 0: as many as there are
   bool overwrite = false;
 };

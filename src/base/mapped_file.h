@@ -62,6 +62,7 @@ class AtomicFile {
   void close();
   std::filesystem::path path_;
   std::filesystem::path temporary_;  // empty: the file has no name yet
+  size_t written_ = 0, started_ = 0;  // bytes; those on their way to the disk
   int descriptor_ = -1;
 };
 

@@ -60,6 +60,8 @@ enum class Encoding : uint8_t {
   f6_e3m2,
   f4,
   c64,
+  nf4,
+  fp4,
 };
 
 /// The row of one encoding.

@@ -44,10 +44,14 @@ std::optional<Shape> gguf_shape(const Shape& shape, Encoding encoding);
 
 /// Writes a GGUF file, version 3, that appears under `path` only when whole. Tensors whose shape
 /// GGUF cannot hold are folded as by `gguf_shape`, their shapes kept under
-/// `comfy.gguf.orig_shape.<tensor>`, whose extents fit 31 bits. `bytes_of` as in write_safetensors,
-/// called in the order of `specs`. Throws `invalid_argument` (duplicate or too long name, an
-/// encoding GGUF lacks, a shape of no whole blocks, a wrong number of bytes, text that is no UTF-8)
-/// or `write_failed`.
+/// `comfy.gguf.orig_shape.<tensor>`, whose extents fit 31 bits. `pieces` as in
+/// write_safetensors_in_pieces, called in the order of `specs`. Throws `invalid_argument`
+/// (duplicate or too long name, an encoding GGUF lacks, a shape of no whole blocks, a wrong number
+/// of bytes, text that is no UTF-8) or `write_failed`.
+void write_gguf_in_pieces(const std::filesystem::path& path, std::span<const TensorSpec> specs,
+                          const TensorPieces& pieces, GgufEntries metadata = {});
+
+/// The same from whole tensors: `bytes_of(i)` need stay valid only until the next call.
 void write_gguf(const std::filesystem::path& path, std::span<const TensorSpec> specs,
                 const std::function<std::span<const std::byte>(size_t)>& bytes_of,
                 GgufEntries metadata = {});

@@ -10,6 +10,7 @@
 #include "formats/gguf.h"
 #include "formats/gguf_value.h"
 #include "formats/layout.h"
+#include "formats/pieces.h"
 
 namespace atelier {
 namespace {
@@ -135,9 +136,8 @@ std::optional<Shape> gguf_shape(const Shape& shape, Encoding encoding) {
   return std::nullopt;
 }
 
-void write_gguf(const std::filesystem::path& path, std::span<const TensorSpec> specs,
-                const std::function<std::span<const std::byte>(size_t)>& bytes_of,
-                GgufEntries metadata) {
+void write_gguf_in_pieces(const std::filesystem::path& path, std::span<const TensorSpec> specs,
+                          const TensorPieces& pieces, GgufEntries metadata) {
   const std::vector<Place> places = place_all(specs, metadata);
   Head head;
   head.raw(std::as_bytes(std::span("GGUF", 4)));
@@ -161,14 +161,17 @@ void write_gguf(const std::filesystem::path& path, std::span<const TensorSpec> s
   file.write(head.bytes());
   constexpr std::byte kZeros[kAlignment] = {};
   for (size_t i = 0; i < specs.size(); ++i) {
-    const auto bytes = bytes_of(i);
-    if (bytes.size() != places[i].size)
-      refuse(tensor_subject(specs[i].name), fmt::format("{} bytes", places[i].size),
-             fmt::format("{}", bytes.size()));
-    file.write(bytes);
-    file.write(std::span(kZeros).first(aligned(bytes.size()) - bytes.size()));
+    const uint64_t size = places[i].size;
+    write_pieces(file, pieces, i, specs[i].name, size);
+    file.write(std::span(kZeros).first(aligned(size) - size));
   }
   file.commit();
+}
+
+void write_gguf(const std::filesystem::path& path, std::span<const TensorSpec> specs,
+                const std::function<std::span<const std::byte>(size_t)>& bytes_of,
+                GgufEntries metadata) {
+  write_gguf_in_pieces(path, specs, whole_tensors(bytes_of), std::move(metadata));
 }
 
 }  // namespace atelier

@@ -52,6 +52,26 @@ TEST(GgufWriter, GivesBackTensorsAndMetadata) {
   EXPECT_EQ(gguf.at("ids").integers(), (std::vector<int64_t>{1, -2}));
 }
 
+TEST(GgufWriter, PiecesMakeTensors) {
+  const TestFolder folder;
+  const std::vector<TensorSpec> specs = {{"a", {40}, Encoding::i8}, {"b", {3}, Encoding::i8}};
+  const std::vector<std::byte> bytes = counting(40);
+  const auto write = [&](size_t last) {
+    write_gguf_in_pieces(folder.path / "a.gguf", specs, [&](size_t i, const ByteSink& sink) {
+      if (i == 0) sink(std::span(bytes).first(33));
+      if (i == 0) sink(std::span(bytes).subspan(33));
+      if (i == 1) sink(std::span(bytes).first(last));
+    });
+  };
+  for (const size_t wrong : {2u, 4u})
+    EXPECT_EQ(error_of([&] { write(wrong); }).code(), ErrorCode::invalid_argument);
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path));
+  write(3);
+  const auto file = open_checkpoint(folder.path / "a.gguf");
+  EXPECT_EQ(text_of(file->bytes("a")), text_of(bytes));
+  EXPECT_EQ(file->bytes("b").size(), 3u);
+}
+
 TEST(GgufWriter, CopiesTheMetadataOfAnotherFile) {
   const TestFolder folder;
   const auto from = open_checkpoint(std::filesystem::path(ATELIER_SOURCE_DIR) /

@@ -11,6 +11,7 @@
 #include "base/mapped_file.h"
 #include "formats/checkpoint.h"
 #include "formats/merged_source.h"
+#include "formats/scaled_source.h"
 
 namespace atelier {
 namespace {
@@ -99,7 +100,7 @@ std::shared_ptr<const TensorSource> open_folder(const fs::path& folder) {
   add_config(folder, "model_index.json", configs);
   add_config(folder, "scheduler/scheduler_config.json", configs);
   for (const FolderComponent& component : folder_components(folder)) {
-    parts.push_back({component.name + ".", open_checkpoint(component.weights)});
+    parts.push_back({component.name + ".", read_scales(open_checkpoint(component.weights))});
     add_config(folder, component.name + "/config.json", configs);
   }
   return std::make_shared<MergedSource>(folder.string(), "diffusers folder", std::move(parts),
@@ -108,9 +109,9 @@ std::shared_ptr<const TensorSource> open_folder(const fs::path& folder) {
 
 std::shared_ptr<const TensorSource> open_source(const fs::path& path) {
   std::error_code none;
-  if (!fs::is_directory(path, none)) return open_checkpoint(path);
+  if (!fs::is_directory(path, none)) return read_scales(open_checkpoint(path));
   if (const fs::path weights = component_weights(path); !weights.empty())
-    return open_checkpoint(weights);
+    return read_scales(open_checkpoint(weights));
   return open_folder(path);
 }
 

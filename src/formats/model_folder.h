@@ -26,11 +26,12 @@ std::vector<FolderComponent> folder_components(const std::filesystem::path& fold
 
 /// Opens a model folder. Tensors are named "<component>.<name in its file>". The folder's
 /// model_index.json, each component's config.json and the scheduler's scheduler_config.json are
-/// metadata under those paths ("unet/config.json").
+/// metadata under those paths ("unet/config.json"). Scales beside weights are read.
 std::shared_ptr<const TensorSource> open_folder(const std::filesystem::path& folder);
 
 /// Opens whatever `path` is: a checkpoint file, a component's folder (its weight file), or a model
-/// folder. Errors as `open_checkpoint`.
+/// folder; scales beside weights are read (`read_scales`). Errors as `open_checkpoint` and
+/// `read_scales`.
 std::shared_ptr<const TensorSource> open_source(const std::filesystem::path& path);
 
 }  // namespace atelier

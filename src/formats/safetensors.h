@@ -33,11 +33,21 @@ struct TensorSpec {
   Encoding encoding = Encoding::f32;
 };
 
-/// Writes a safetensors file that appears under `path` only when whole. `bytes_of(i)` gives the
-/// bytes of `specs[i]`, called once each, largest alignment first, and need stay valid only until
-/// the next call: a file larger than memory can be streamed. Throws `invalid_argument` (duplicate
-/// name, a block encoding, an impossible shape, a wrong number of bytes, text that is no UTF-8) or
-/// `write_failed`.
+/// Takes bytes in order, piece by piece.
+using ByteSink = std::function<void(std::span<const std::byte> piece)>;
+/// Hands the bytes of tensor `i` to `sink`, in order and in as many pieces as it likes, which need
+/// stay valid only until `sink` returns.
+using TensorPieces = std::function<void(size_t i, const ByteSink& sink)>;
+
+/// Writes a safetensors file that appears under `path` only when whole. `pieces(i, sink)` is called
+/// once for each of `specs`, largest alignment first: a file, or one tensor, larger than memory can
+/// be streamed. Throws `invalid_argument` (duplicate name, a block encoding, an impossible shape, a
+/// wrong number of bytes, text that is no UTF-8) or `write_failed`.
+void write_safetensors_in_pieces(const std::filesystem::path& path,
+                                 std::span<const TensorSpec> specs, const TensorPieces& pieces,
+                                 const Metadata& metadata = {});
+
+/// The same from whole tensors: `bytes_of(i)` need stay valid only until the next call.
 void write_safetensors(const std::filesystem::path& path, std::span<const TensorSpec> specs,
                        const std::function<std::span<const std::byte>(size_t)>& bytes_of,
                        const Metadata& metadata = {});

@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "base/mapped_file.h"
 #include "formats/layout.h"
+#include "formats/pieces.h"
 #include "formats/safetensors.h"
 
 namespace atelier {
@@ -62,9 +63,9 @@ std::vector<size_t> file_order(std::span<const TensorSpec> specs) {
 
 }  // namespace
 
-void write_safetensors(const std::filesystem::path& path, std::span<const TensorSpec> specs,
-                       const std::function<std::span<const std::byte>(size_t)>& bytes_of,
-                       const Metadata& metadata) {
+void write_safetensors_in_pieces(const std::filesystem::path& path,
+                                 std::span<const TensorSpec> specs, const TensorPieces& pieces,
+                                 const Metadata& metadata) {
   check_specs(specs, metadata);
   const std::vector<size_t> order = file_order(specs);
   Json header = Json::object();
@@ -90,14 +91,14 @@ void write_safetensors(const std::filesystem::path& path, std::span<const Tensor
   const uint64_t length = text.size();
   file.write(std::as_bytes(std::span(&length, 1)));
   file.write(text);
-  for (const size_t i : order) {
-    const auto bytes = bytes_of(i);
-    if (bytes.size() != sizes[i])
-      refuse(tensor_subject(specs[i].name), fmt::format("{} bytes", sizes[i]),
-             fmt::format("{}", bytes.size()));
-    file.write(bytes);
-  }
+  for (const size_t i : order) write_pieces(file, pieces, i, specs[i].name, sizes[i]);
   file.commit();
+}
+
+void write_safetensors(const std::filesystem::path& path, std::span<const TensorSpec> specs,
+                       const std::function<std::span<const std::byte>(size_t)>& bytes_of,
+                       const Metadata& metadata) {
+  write_safetensors_in_pieces(path, specs, whole_tensors(bytes_of), metadata);
 }
 
 }  // namespace atelier

@@ -22,11 +22,13 @@ Summary summarise(const TensorSource& source) {
     if (const auto found = source.metadata().find(key);
         summary.architecture.empty() && found != source.metadata().end())
       summary.architecture = found->second;
-  std::map<Encoding, EncodingShare> shares;
+  std::map<std::pair<Encoding, bool>, EncodingShare> shares;
   for (const auto& [name, info] : source.tensors()) {
-    EncodingShare& share = shares[info.encoding];
+    const bool scaled = info.scaling != nullptr;
+    EncodingShare& share = shares[{info.encoding, scaled}];
     const auto elements = static_cast<uint64_t>(info.elements());
     share.encoding = info.encoding;
+    share.scaled = scaled;
     share.tensors += 1;
     share.elements += elements;
     share.bytes += info.size;

@@ -12,6 +12,7 @@ namespace atelier {
 /// The share of one encoding in a source.
 struct EncodingShare {
   Encoding encoding = Encoding::f32;
+  bool scaled = false;  // by other tensors of the file, which are not counted
   uint64_t tensors = 0;
   uint64_t elements = 0;
   uint64_t bytes = 0;

@@ -5,12 +5,14 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "formats/encoding.h"
+#include "formats/scaling.h"
 
 namespace atelier {
 
@@ -26,6 +28,7 @@ struct TensorInfo {
   uint32_t shard = 0;  // which of the source's files
   uint64_t offset = 0;  // of the first byte in that file; any value, aligned or not
   bool strided = false;  // the file holds the elements in another order; `bytes()` gathers them
+  std::shared_ptr<const Scaling> scaling = nullptr;  // null: the numbers are what they say
   /// Number of elements; the reader has checked that it fits.
   int64_t elements() const;
 };

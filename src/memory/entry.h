@@ -42,6 +42,9 @@ class Weight::Entry {
   Entry& operator=(const Entry&) = delete;
 
   Pin pin();
+  bool with_stored(const std::function<void(const Operands& operands)>& use) const;
+  at::Tensor rows(const at::Tensor& ids);
+  bool as_stored() const;
   /// Lets the prepared tensor go; nobody may have it pinned or be about to.
   void drop();
   void set_home(Home home);

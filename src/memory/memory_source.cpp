@@ -44,6 +44,10 @@ void MemorySource::put(const std::string& name, const Shape& shape, Encoding enc
   held_[name] = held;
 }
 
+void MemorySource::scale(const std::string& name, Scaling scaling) {
+  table_.at(name).scaling = std::make_shared<const Scaling>(std::move(scaling));
+}
+
 void MemorySource::remove(const std::string& name) {
   table_.erase(name);
   held_.erase(name);

@@ -20,6 +20,8 @@ class MemorySource final : public TensorSource {
   /// The same for bytes in any encoding, of which a copy is kept.
   void put(const std::string& name, const Shape& shape, Encoding encoding,
            std::span<const std::byte> bytes);
+  /// Says how a tensor that is there is scaled; the spans must live as long as the source.
+  void scale(const std::string& name, Scaling scaling);
   void remove(const std::string& name);
   const at::Tensor& tensor(const std::string& name) const { return held_.at(name); }
 

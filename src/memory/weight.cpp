@@ -36,13 +36,7 @@ bool is_whole(const WeightPart& part, const TensorInfo& info) {
   return info.shape.empty() || part.rows == info.shape[0];
 }
 
-// Whether the part's rows begin or end within a block.
-bool splits_blocks(const WeightPart& part, const TensorInfo& info) {
-  return !is_whole(part, info) &&
-         row_elements(info) % encoding_info(info.encoding).block_elements != 0;
-}
-
-// The stored bytes of the part's rows, which hold whole blocks.
+// The stored bytes of the part's rows, of an encoding without blocks.
 std::span<const std::byte> bytes_of(const WeightPart& part, const TensorInfo& info) {
   const std::span<const std::byte> all = part.source->bytes(part.name);
   if (is_whole(part, info)) return all;
@@ -53,14 +47,8 @@ std::span<const std::byte> bytes_of(const WeightPart& part, const TensorInfo& in
 
 // The part's elements as stored, row by row.
 void decode_rows(const WeightPart& part, const TensorInfo& info, at::Tensor out) {
-  if (!splits_blocks(part, info)) {
-    decode(bytes_of(part, info), info.encoding, out, part.name);
-    return;
-  }
-  at::Tensor whole = at::empty({info.elements()}, out.options());
-  decode(part.source->bytes(part.name), info.encoding, whole, part.name);
-  const int64_t row = row_elements(info);
-  out.view({-1}).copy_(whole.narrow(0, part.first_row * row, part.rows * row));
+  decode_range(part.source->bytes(part.name), info, part.first_row * row_elements(info), out,
+               part.name);
 }
 
 void decode_part(const WeightPart& part, const at::Tensor& out) {
@@ -80,6 +68,15 @@ void decode_operand(const Operand& operand, const at::Tensor& out) {
     at += n;
   }
   ATELIER_CHECK(at == flat.numel());
+}
+
+// The operand where it lies; undefined where it does not lie in one piece as `dtype`.
+at::Tensor view_of_operand(const Operand& operand, at::ScalarType dtype) {
+  if (operand.parts.size() != 1 || operand.parts[0].transposed) return {};
+  const WeightPart& part = operand.parts[0];
+  const TensorInfo& info = info_of(part);
+  if (same_dtype(info) != dtype) return {};
+  return view_of(bytes_of(part, info), info.encoding, dtype, operand.shape, part.source);
 }
 
 // Fp32, with the patches merged.
@@ -125,7 +122,7 @@ std::optional<at::ScalarType> Operands::stored_dtype() const {
   std::optional<at::ScalarType> common;
   for (const Operand& operand : operands_)
     for (const WeightPart& part : operand.parts) {
-      const std::optional<at::ScalarType> same = same_dtype(info_of(part).encoding);
+      const std::optional<at::ScalarType> same = same_dtype(info_of(part));
       if (!same || (common && common != same)) return {};
       common = same;
     }
@@ -138,19 +135,17 @@ int64_t Operands::elements() const {
   return elements;
 }
 
+at::Tensor Operands::view(at::ScalarType dtype) const {
+  if (operands_.size() != 1 || merges() || rounds_before(dtype)) return {};
+  return view_of_operand(operands_[0], dtype);
+}
+
 at::Tensor Operands::decoded(size_t i, at::ScalarType dtype) const {
   if (rounds_before(dtype)) return decoded(i, *rounded_).to(dtype);
   const Operand& operand = operands_[i];
   if (merges() && !patches_[i].empty()) return patched(operand, patches_[i]).to(dtype);
-  if (operand.parts.size() == 1 && !operand.parts[0].transposed) {
-    const WeightPart& part = operand.parts[0];
-    const TensorInfo& info = info_of(part);
-    if (!splits_blocks(part, info)) {
-      const auto bytes = bytes_of(part, info);
-      const at::Tensor view = view_of(bytes, info.encoding, dtype, operand.shape, part.source);
-      if (view.defined()) return view;
-    }
-  }
+  const at::Tensor view = view_of_operand(operand, dtype);
+  if (view.defined()) return view;
   at::Tensor out = at::empty(operand.shape, at::dtype(dtype));
   decode_operand(operand, out);
   return out;
@@ -195,8 +190,7 @@ void Operands::read(int64_t first, int64_t count, at::ScalarType dtype, void* to
       if (from < end) {
         const int64_t start = part.first_row * row_elements(info) + (from - begin) * width;
         const int64_t elements = (end - from) * width;
-        decode_range(part.source->bytes(part.name), info.encoding, start, elements, dtype, out,
-                     part.name);
+        decode_range(part.source->bytes(part.name), info, start, elements, dtype, out, part.name);
         out += elements * static_cast<int64_t>(c10::elementSize(dtype));
       }
       begin += rows;
@@ -252,6 +246,13 @@ Form plain_form() {
           }};
 }
 
+Form rows_form() {
+  Form form = plain_form();
+  form.name = "rows";
+  form.on_demand = true;
+  return form;
+}
+
 Form fp32_form() {
   return {.name = "fp32",
           .prepare =
@@ -269,7 +270,18 @@ Pin Weight::pin() const {
   return entry_->pin();
 }
 
+at::Tensor Weight::rows(const at::Tensor& ids) const {
+  ATELIER_CHECK(entry_);
+  return entry_->rows(ids);
+}
+
+bool Weight::as_stored() const { return entry_->as_stored(); }
+
 Weight Weight::as(Form form) const { return gather({*this}, std::move(form)); }
+
+bool Weight::with_stored(const std::function<void(const Operands& operands)>& use) const {
+  return entry_->with_stored(use);
+}
 
 const Shape& Weight::shape(size_t operand) const { return entry_->operands()[operand].shape; }
 
@@ -337,6 +349,43 @@ Pin Weight::Entry::pin() {
     if (!prepared()) keep(prepare());
   }
   return *prepared_;
+}
+
+bool Weight::Entry::with_stored(const std::function<void(const Operands&)>& use) const {
+  const OperandPatches patches = state_->patches_of(operands_);
+  const Operands operands(operands_, patches, compute_.rounded, runs_beside(operands_, patches));
+  if (!operands.streams()) return false;
+  use(operands);
+  return true;
+}
+
+bool Weight::Entry::as_stored() const {
+  const std::vector<WeightPart>& parts = operands_[0].parts;
+  const bool rounded = compute_.rounded && compute_.rounded != compute_.dtype;
+  return operands_.size() == 1 && parts.size() == 1 && !parts[0].transposed && !rounded &&
+         same_dtype(info_of(parts[0])) == compute_.dtype;
+}
+
+at::Tensor Weight::Entry::rows(const at::Tensor& ids) {
+  const OperandPatches patches = state_->patches_of(operands_);
+  const Operands operands(operands_, patches, compute_.rounded, false);
+  if (as_stored() || prepared() || !operands.streams()) return at::embedding(*pin(), ids);
+  const int64_t rows = operands_[0].shape[0], width = elements_of(operands_[0].shape) / rows;
+  const at::Tensor flat = ids.to(at::kCPU, at::kLong).contiguous().view({-1});
+  const auto* wanted = flat.const_data_ptr<int64_t>();
+  const at::ScalarType dtype = compute_.rounded.value_or(compute_.dtype);
+  const at::Tensor out = at::empty({flat.numel(), width}, at::dtype(dtype));
+  char* to = static_cast<char*>(out.mutable_data_ptr());
+  for (int64_t i = 0; i < flat.numel(); ++i) {
+    if (wanted[i] < 0 || wanted[i] >= rows)
+      throw Error(ErrorCode::invalid_argument, {.subject = operands_[0].parts[0].name,
+                                                .expected = "a row below " + std::to_string(rows),
+                                                .found = std::to_string(wanted[i])});
+    operands.read(wanted[i], 1, dtype, to + i * width * out.element_size());
+  }
+  Shape shape = ids.sizes().vec();
+  shape.push_back(width);
+  return out.to(compute_.dtype).to(compute_.device.torch()).view(shape);
 }
 
 Pin Weight::Entry::prepare() const {

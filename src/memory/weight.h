@@ -60,6 +60,8 @@ class Operands {
   at::Tensor decoded(size_t i, at::ScalarType dtype) const;
   /// All operands joined along dim 0, contiguous, on the CPU; a lone operand as by `decoded`.
   at::Tensor joined(at::ScalarType dtype) const;
+  /// A lone operand as it lies in the file, if that is `dtype` and unchanged; undefined otherwise.
+  at::Tensor view(at::ScalarType dtype) const;
   /// Whether `read` can stand for `joined`: no part is transposed and nothing is merged.
   bool streams() const;
   /// Rows [first, first + count) of `joined(dtype)` to `to`, with room for them; any thread. Only
@@ -101,6 +103,9 @@ Form plain_form();
 /// The same in fp32 whatever the compute dtype, as norms and biases added in fp32 want it.
 Form fp32_form();
 
+/// The plain form of a matrix that `Weight::rows` is asked of: prepared only if patches need it.
+Form rows_form();
+
 /// Keeps a prepared weight in place while it lives.
 class Pin {
  public:
@@ -127,8 +132,19 @@ class Weight {
   explicit operator bool() const { return entry_ != nullptr; }
   /// The prepared tensor; prepares it first if it is not. Safe from any thread.
   Pin pin() const;
+  /// Rows of a lone matrix: int64 `ids` of any shape, on any device -> [..., width] in the compute
+  /// dtype on the compute device, the numbers of the plain form. Where the stored numbers are not
+  /// the compute dtype only these rows are decoded and nothing is kept, unless patches change the
+  /// matrix. Throws as `pin`, `invalid_argument` for a row there is not. Safe from any thread.
+  at::Tensor rows(const at::Tensor& ids) const;
+  /// Whether the plain form is the stored bytes as they are.
+  bool as_stored() const;
   /// The same stored bytes in another form.
   Weight as(Form form) const;
+  /// Lets `use` read the operands as they are stored, if they can be streamed, and says whether
+  /// they can; `Operands::side` tells it of low-rank patches of quantised matrices. Safe from any
+  /// thread.
+  bool with_stored(const std::function<void(const Operands& operands)>& use) const;
   const Shape& shape(size_t operand = 0) const;
   const Compute& compute() const;
 

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <thread>
 
+#include "base/error.h"
 #include "memory/memory_source.h"
 #include "memory/residency.h"
 #include "quant/decode.h"
@@ -90,6 +91,92 @@ TEST_F(WeightTest, TakesRowsThatBeginWithinABlock) {
   const WeightPart turned{source, "q", 1, 3, true};
   EXPECT_TRUE(at::equal(*residency.bind({{turned}, {16, 3}}, fp32_form(), compute).pin(),
                         all.narrow(0, 1, 3).t()));
+}
+
+// Eight of the rows by themselves, and all of them as they are pinned.
+void expect_rows(const Weight& weight, Residency& residency) {
+  const at::Tensor ids = at::tensor({1, 0, 3, 1, 2, 2, 0, 3}, at::kLong).view({2, 4});
+  const at::Tensor rows = weight.as(rows_form()).rows(ids);
+  EXPECT_EQ(residency.weight_bytes(), Bytes(0));
+  const at::Tensor wanted = at::embedding(*weight.pin(), ids);
+  EXPECT_EQ(rows.scalar_type(), wanted.scalar_type());
+  EXPECT_TRUE(at::equal(rows, wanted));
+}
+
+TEST_F(WeightTest, RowsAreThoseOfTheWholeAndNothingElseIsDecoded) {
+  expect_rows(bind("a"), residency);
+}
+
+TEST_F(WeightTest, RowsAreRoundedLikeTheWhole) {
+  compute.dtype = at::kFloat;
+  compute.rounded = at::kHalf;
+  expect_rows(bind("a"), residency);
+}
+
+TEST_F(WeightTest, RowsMaySplitBlocksAndComeFromSeveralParts) {
+  std::vector<std::byte> blocks(3 * 34);
+  for (size_t i = 0; i < blocks.size(); ++i)
+    blocks[i] = static_cast<std::byte>(i % 34 < 2 ? 17 : i);
+  source->put("q", {6, 16}, Encoding::q8_0, blocks);
+  source->put("r", at::randn({2, 16}));
+  expect_rows(residency.bind({{{source, "q", 3, 2}, whole("r")}, {4, 16}}, plain_form(), compute),
+              residency);
+}
+
+TEST_F(WeightTest, RowsOfWhatNeedsNoDecodingAreThoseOfTheFile) {
+  compute.dtype = at::kFloat;
+  const Weight a = bind("a").as(rows_form());
+  EXPECT_TRUE(a.as_stored());
+  residency.prepare_all();
+  EXPECT_EQ(residency.weight_bytes(), Bytes(0));
+  const at::Tensor ids = at::tensor({5, 0}, at::kLong);
+  EXPECT_TRUE(at::equal(a.rows(ids), at::embedding(source->tensor("a"), ids)));
+  EXPECT_EQ(a.pin()->const_data_ptr(), source->tensor("a").const_data_ptr());
+}
+
+TEST_F(WeightTest, RowsThereAreNotAreRefused) {
+  for (const int64_t row : {-1, 6}) try {
+      bind("a").rows(at::tensor({row}, at::kLong));
+      ADD_FAILURE() << row;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::invalid_argument);
+    }
+}
+
+// Adds one to every element.
+struct AddOne final : WeightPatch {
+  void apply(at::Tensor& weight, double strength) const override { weight += strength; }
+};
+
+TEST_F(WeightTest, RowsOfAPatchedTableArePatched) {
+  const Weight a = residency.bind({{whole("a")}, {6, 4}, "e.weight"}, rows_form(), compute);
+  const at::Tensor ids = at::tensor({5, 0}, at::kLong);
+  const at::Tensor before = a.rows(ids);
+  residency.set_patches({{"e.weight", {{std::make_shared<AddOne>(), 0, 6, 2}}}});
+  EXPECT_TRUE(
+      at::equal(a.rows(ids), (at::embedding(source->tensor("a"), ids) + 2).to(at::kBFloat16)));
+  residency.set_patches({});
+  EXPECT_TRUE(at::equal(a.rows(ids), before));
+  EXPECT_EQ(residency.weight_bytes(), Bytes(0));
+}
+
+// Codes of fp8 under one scale for each row.
+TEST_F(WeightTest, IsScaledWherePartsAndRowsOfItAreTaken) {
+  const at::Tensor codes = at::randn({6, 4}).to(at::kFloat8_e4m3fn);
+  const std::vector<float> scales{0.5F, 2, 3, 0.1F, 7, 1};
+  source->put("s", codes);
+  source->scale("s", {.name = "s.scale",
+                      .scales = std::as_bytes(std::span(scales)),
+                      .columns = 24,
+                      .tile_columns = 4});
+  const at::Tensor wanted =
+      (codes.to(at::kFloat) * at::tensor(scales).view({6, 1})).to(at::kBFloat16);
+  EXPECT_TRUE(at::equal(*bind("s").pin(), wanted));
+  EXPECT_FALSE(bind("s").as_stored());
+  const WeightPart turned{source, "s", 2, 3, true};
+  EXPECT_TRUE(at::equal(*residency.bind({{turned}, {4, 3}}, plain_form(), compute).pin(),
+                        wanted.narrow(0, 2, 3).t()));
+  expect_rows(bind("s"), residency);
 }
 
 TEST_F(WeightTest, AFormSeesItsOperandsInOrder) {

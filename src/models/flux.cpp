@@ -45,15 +45,15 @@ struct MlpEmbedder : Block<Config> {
   MlpEmbedder(Scope scope, const Config& config, int64_t in)
       : Block(std::move(scope), config),
         in_layer(w / "in_layer", in, c.hidden, Bias::with, Epilogue::silu) {}
-  Linear in_layer;
-  Linear out_layer{w / "out_layer", c.hidden, c.hidden};
+  VectorLinear in_layer;
+  VectorLinear out_layer{w / "out_layer", c.hidden, c.hidden};
   Tensor operator()(const Tensor& x) const { return out_layer(in_layer(x)); }
 };
 
 template <size_t kParts>
 struct Modulation : Block<Config> {
   using Block::Block;
-  Linear lin{w / "lin", c.hidden, static_cast<int64_t>(kParts) * c.hidden};
+  VectorLinear lin{w / "lin", c.hidden, static_cast<int64_t>(kParts) * c.hidden};
   // silu of the vector [B, D] -> kParts of [B, D]
   std::array<Tensor, kParts> operator()(const Tensor& vec) const {
     std::array<Tensor, kParts> parts;
@@ -159,7 +159,7 @@ struct SingleBlock : Block<Config> {
 
 struct FinalLayer : Block<Config> {
   using Block::Block;
-  Linear modulation{w / "adaLN_modulation" / "1", c.hidden, 2 * c.hidden};
+  VectorLinear modulation{w / "adaLN_modulation" / "1", c.hidden, 2 * c.hidden};
   Linear linear{w / "linear", c.hidden, c.traits.out_channels* kPatchCells};
   Tensor operator()(const Tensor& x, const Tensor& vec) const {
     const auto parts = modulation(vec).chunk(2, 1);  // shift, scale
@@ -247,6 +247,18 @@ class FluxModel final : public Loaded<DiffusionModel, Config, Flux> {
     const int64_t tokens = batch * ((height + 1) / kPatch * ((width + 1) / kPatch) + kTextTokens);
     const int64_t values = tokens * (15 * c.hidden + 2 * c.mlp);
     return Bytes(values * static_cast<int64_t>(c10::elementSize(compute().dtype))) + 64_MiB;
+  }
+  double operations(int64_t batch, int64_t height, int64_t width) const override {
+    constexpr int64_t kTextTokens = 512;
+    const Config& c = config();
+    const auto tokens =
+        static_cast<double>((height + 1) / kPatch * ((width + 1) / kPatch) + kTextTokens);
+    const auto hidden = static_cast<double>(c.hidden), mlp = static_cast<double>(c.mlp);
+    const auto pairs = static_cast<double>(c.double_depth);
+    const auto singles = static_cast<double>(c.single_depth);
+    // Every block: queries, keys, values and the way out of attention, two ways of the mlp.
+    const double products = 2 * hidden * (4 * hidden + 2 * mlp), attention = 4 * tokens * hidden;
+    return static_cast<double>(batch) * tokens * (pairs + singles) * (products + attention);
   }
 
  private:

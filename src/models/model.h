@@ -53,6 +53,9 @@ class DiffusionModel {
   /// Memory for activations in one call on `batch` latents of height x width cells, without
   /// weights: an estimate from above.
   virtual Bytes activation_bytes(int64_t batch, int64_t height, int64_t width) const = 0;
+  /// Multiplications and additions of one such call, about: products and attention, without norms;
+  /// 0: unknown.
+  virtual double operations(int64_t, int64_t, int64_t) const { return 0; }
 
  protected:
   /// The same with everything checked, on the compute device and in the compute dtype, x with

@@ -13,10 +13,11 @@ std::optional<Place> find_place(const TensorSource& source,
 }
 
 Scope open_scope(std::shared_ptr<const TensorSource> source, const Place& place,
-                 Residency& residency, BindReport& report, const Compute& compute) {
+                 Residency& residency, BindReport& report, const Compute& compute,
+                 nn::InputObserver* observer) {
   KeyMap keys(std::move(source), place.prefix, *place.layout);
-  return Scope(
-      std::make_shared<const Binding>(Binding{std::move(keys), residency, report, compute}));
+  return Scope(std::make_shared<const Binding>(
+      Binding{std::move(keys), residency, report, compute, observer}));
 }
 
 }  // namespace atelier

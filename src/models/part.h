@@ -54,9 +54,11 @@ std::optional<Place> find_place(const TensorSource& source,
                                 std::span<const KeyLayout> layouts);
 
 /// A scope over the part of `source` at `place`. `residency` must outlive what is built from it,
-/// `report` the building.
+/// `report` the building. `observer`, which may be null, is told the inputs of linear layers and
+/// must outlive them.
 Scope open_scope(std::shared_ptr<const TensorSource> source, const Place& place,
-                 Residency& residency, BindReport& report, const Compute& compute);
+                 Residency& residency, BindReport& report, const Compute& compute,
+                 nn::InputObserver* observer = nullptr);
 
 /// Whether `def` has a layout in the file at one of `prefixes` and its shapes fit.
 template <class Interface>
@@ -76,8 +78,9 @@ template <class Interface>
 std::unique_ptr<Interface> load_part(const PartDef<Interface>& def,
                                      std::shared_ptr<const TensorSource> source, const Place& place,
                                      Residency& residency, BindReport& report,
-                                     const Compute& compute) {
-  const Scope w = open_scope(std::move(source), place, residency, report, compute);
+                                     const Compute& compute,
+                                     nn::InputObserver* observer = nullptr) {
+  const Scope w = open_scope(std::move(source), place, residency, report, compute, observer);
   std::unique_ptr<Interface> part = def.build(w);
   report.check_unused(w.keys(), def.ignore);
   return part;

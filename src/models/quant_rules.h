@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "formats/tensor_source.h"
+#include "nn/key_map.h"
 
 namespace atelier {
 
@@ -31,6 +32,7 @@ struct QuantPart {
   std::string prefix;
   std::string_view name;  // of the architecture: "sd1", "t5"; "unknown" if none fits
   std::span<const QuantRule> rules;
+  const KeyLayout* layout = nullptr;  // of the names; null if unknown
 };
 
 /// The parts of `source` that are worth quantising: a known denoiser, a large text encoder. For a

@@ -141,7 +141,7 @@ struct Embed : Block<UNetConfig> {
       : Block(std::move(scope), config),
         first(w / "0", in, c.embedding, Bias::with, Epilogue::silu),
         second(w / "2", c.embedding, c.embedding) {}
-  Linear first, second;
+  VectorLinear first, second;
   Tensor operator()(const Tensor& x) const { return second(first(x)); }
 };
 
@@ -164,7 +164,7 @@ struct UNet : Block<UNetConfig> {
   std::vector<Stage> up;
   GroupNorm norm_out{w / "out" / "0", c.base};
   Conv2d conv_out{w / "out" / "2", c.base, c.traits.out_channels};
-  std::optional<Linear> shifts_of;  // the time projection of every residual block
+  std::optional<VectorLinear> shifts_of;  // the time projection of every residual block
 
   // What each residual block adds to its channels: [B, all blocks' channels], fp32
   Tensor shifts(const DiffusionInput& in) const {
@@ -225,8 +225,37 @@ class UNetModel final : public Loaded<DiffusionModel, UNetConfig, UNet> {
     }
     return Bytes(peak * static_cast<int64_t>(c10::elementSize(compute().dtype))) + 64_MiB;
   }
+  double operations(int64_t batch, int64_t height, int64_t width) const override {
+    const UNetConfig& c = config();
+    int64_t cells = height * width;
+    double sum = 0;
+    for (const UNetStage& s : c.input) {
+      if (s.kind == UNetStage::Kind::halving) cells = (cells + 3) / 4;
+      sum += stage_operations(s, cells);
+    }
+    UNetStage middle{.in = c.middle_width, .out = c.middle_width, .depth = c.middle_depth};
+    sum += stage_operations(middle, cells);
+    if (std::exchange(middle.depth, 0) > 0) sum += stage_operations(middle, cells);
+    for (const UNetStage& s : c.output) {
+      sum += stage_operations(s, cells);
+      if (s.upsample) cells *= 4;
+    }
+    return static_cast<double>(batch) * sum;
+  }
 
  private:
+  // A residual block's two kernels and the step between widths, and of a transformer the ways in
+  // and out, 18 squares of the width for each layer and token, and the attention of a picture to
+  // itself.
+  static double stage_operations(const UNetStage& s, int64_t cells) {
+    const auto n = static_cast<double>(cells), in = static_cast<double>(s.in);
+    const auto out = static_cast<double>(s.out), depth = static_cast<double>(s.depth);
+    if (s.kind == UNetStage::Kind::halving) return n * 18 * in * out;
+    const double residual = 18 * (in * out + out * out) + (s.in == s.out ? 0 : 2 * in * out);
+    const double layers = depth * (36 * out * out + 4 * n * out);
+    const double upsample = s.upsample ? 4 * 18 * out * out : 0;
+    return n * (residual + layers + (s.depth ? 4 * out * out : 0) + upsample);
+  }
   // Rows that a feed-forward layer widens at a time.
   static constexpr int64_t kHiddenRows = 2048;
   Tensor run(const DiffusionInput& in) const override { return net()(in); }

@@ -2,11 +2,13 @@
 // and what is said of files and inputs that do not fit.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/record_function.h>
 #include <gtest/gtest.h>
 
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "device/cpu/kernels.h"
 #include "formats/merged_source.h"
 #include "models/denoiser_test.h"
 #include "models/model.h"
@@ -64,6 +66,39 @@ TEST_P(UNet, InTheDiffusersLayoutGivesTheSameBytes) {
 TEST_P(UNet, InBf16StaysNearFp32) {
   const auto net = load(weights, at::kBFloat16);
   EXPECT_TRUE(golden::close(net->model->forward(input(*expected)), want("output"), 3e-2));
+}
+
+/// Arithmetic of the kernels that run while it lives, as they record it themselves.
+class Counted {
+ public:
+  Counted() {
+    gflop = 0;
+    handle_ = at::addThreadLocalCallback(
+        at::RecordFunctionCallback([](const at::RecordFunction& record) {
+          const std::string name = record.name();
+          if (const size_t comma = name.rfind(", "); name.ends_with(" GFLOP"))
+            gflop += std::stod(name.substr(comma + 2));
+          return std::unique_ptr<at::ObserverContext>();
+        }).scopes({at::RecordScope::USER_SCOPE}));
+  }
+  ~Counted() { at::removeCallback(handle_); }
+  static thread_local double gflop;
+
+ private:
+  at::CallbackHandle handle_;
+};
+thread_local double Counted::gflop = 0;
+
+TEST_P(UNet, KnowsHowMuchItComputes) {
+  if (cpu_kernels(detect_cpu_features()).isa < CpuIsa::avx512)
+    GTEST_SKIP() << "the library's kernels, which record nothing, do some of it";
+  const auto net = load(weights);
+  DiffusionInput in = input(*expected);
+  in.x = in.x.repeat({1, 1, 4, 4});  // large enough for the kernels' figures, of a millionth
+  const Counted counted;
+  net->model->forward(in);
+  const double said = net->model->operations(in.x.size(0), in.x.size(2), in.x.size(3));
+  EXPECT_NEAR(said * 1e-9 / counted.gflop, 1, 0.25);
 }
 
 TEST_P(UNet, RepeatsToTheByteAndLeavesItsInputAlone) {

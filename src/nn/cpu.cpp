@@ -51,8 +51,8 @@ class PackedFrom final : public CpuWeightReader {
   PackedFrom(const Operands& operands, CpuType wanted) : operands_(operands) {
     const auto stored = operands.stored_dtype();
     dtype_ = stored.value_or(wanted == CpuType::bf16 ? at::kBFloat16 : at::kFloat);
-    const bool lies = stored && operands.size() == 1;
-    if (lies || !operands.streams()) joined_ = operands.joined(dtype_);
+    joined_ = operands.view(dtype_);
+    if (!joined_.defined() && !operands.streams()) joined_ = operands.joined(dtype_);
   }
   CpuWeights weights() const {
     const CpuType type = dtype_ == at::kHalf ? CpuType::fp16 : *compute_type(dtype_);
@@ -222,11 +222,40 @@ Tensor phase_weights(const Operands& operands) {
   return phases;
 }
 
-Tensor linear(const CpuLinear& layer, const Tensor& x, const Pin& weight, const Tensor& bias) {
+namespace {
+
+Tensor empty_outputs(const CpuLinear& layer, const Tensor& x) {
   at::DimVector sizes(x.sizes());
   sizes.back() = layer.epilogue == CpuEpilogue::geglu ? layer.outputs / 2 : layer.outputs;
-  Tensor y = at::empty(sizes, x.options());
+  return at::empty(sizes, x.options());
+}
+
+}  // namespace
+
+Tensor linear(const CpuLinear& layer, const Tensor& x, const Pin& weight, const Tensor& bias) {
+  Tensor y = empty_outputs(layer, x);
   run_linear(layer, x, weight, bias, y, false);
+  return y;
+}
+
+Tensor linear_unpacked(const CpuLinear& layer, const Tensor& x, const Operands& matrix,
+                       const Tensor& bias) {
+  const Tensor rows = x.contiguous();
+  const int64_t count = rows.numel() / layer.inputs;
+  Tensor y = empty_outputs(layer, x);
+  const Recorded record("linear unpacked", 2 * count * layer.inputs * layer.outputs, [&] {
+    return fmt::format("{}>{} x{}", layer.inputs, layer.outputs, count);
+  });
+  const PackedFrom from(matrix, layer.type);
+  kernels().linear_unpacked(layer, from.weights(),
+                            {.rows = count,
+                             .x = rows.const_data_ptr(),
+                             .x_stride = layer.inputs,
+                             .packed = nullptr,
+                             .bias = floats(bias),
+                             .y = y.mutable_data_ptr(),
+                             .y_stride = y.size(-1)},
+                            kParallel);
   return y;
 }
 

@@ -38,6 +38,9 @@ Tensor phase_weights(const Operands& operands);
 /// x [..., in] -> [..., out], out halved by geglu. `weight` is of `linear_form`, `bias` fp32 or
 /// undefined.
 Tensor linear(const CpuLinear& layer, const Tensor& x, const Pin& weight, const Tensor& bias);
+/// The same with a matrix as it is stored, for few rows.
+Tensor linear_unpacked(const CpuLinear& layer, const Tensor& x, const Operands& matrix,
+                       const Tensor& bias);
 /// y += linear(x), y [..., out] contiguous.
 void linear_add(const CpuLinear& layer, Tensor& y, const Tensor& x, const Pin& weight,
                 const Tensor& bias);

@@ -22,6 +22,14 @@ std::vector<Weight> each(const Scope& w, std::initializer_list<std::string_view>
   return weights;
 }
 
+Watched watched(const Scope& w, std::initializer_list<std::string_view> names) {
+  std::vector<std::string> weights;
+  for (const std::string_view name : names) weights.push_back((w / name).name() + "weight");
+  return {w.observer(), std::move(weights)};
+}
+
+Watched watched(const Scope& w) { return {w.observer(), {w.name() + "weight"}}; }
+
 std::vector<Weight> bias_of(const Scope& w, int64_t out, Bias bias) {
   if (bias == Bias::none) return {};
   return {w.weight("bias", {out})};
@@ -84,13 +92,15 @@ Tensor finish(Tensor x, Epilogue epilogue) {
 LinearPart LinearParts::add(const Scope& w, int64_t in, int64_t out) {
   weights_.push_back(w.weight("weight", {out, in}));
   biases_.push_back(w.weight("bias", {out}));
+  names_.push_back(w.name() + "weight");
+  observer_ = w.observer();
   in_ = in;
   return {std::exchange(out_, out_ + out), out};
 }
 
 Linear::Linear(const std::vector<Weight>& weights, const std::vector<Weight>& biases, int64_t in,
-               int64_t out, Epilogue epilogue)
-    : epilogue_(epilogue) {
+               int64_t out, Epilogue epilogue, Watched watched)
+    : epilogue_(epilogue), watched_(std::move(watched)) {
   if (!weights[0]) return;  // reported by the scope
   own_ = cpu::linear_layer(weights[0].compute(), in, out, epilogue);
   weight_ = joined(weights, own_ ? cpu::linear_form(*own_) : linear_form());
@@ -98,18 +108,21 @@ Linear::Linear(const std::vector<Weight>& weights, const std::vector<Weight>& bi
 }
 
 Linear::Linear(const Scope& w, int64_t in, int64_t out, Bias bias, Epilogue epilogue)
-    : Linear({w.weight("weight", {out, in})}, bias_of(w, out, bias), in, out, epilogue) {}
+    : Linear({w.weight("weight", {out, in})}, bias_of(w, out, bias), in, out, epilogue,
+             watched(w)) {}
 
 Linear::Linear(const Scope& w, std::initializer_list<std::string_view> names, int64_t in,
                int64_t out, Bias bias)
     : Linear(each(w, names, "weight", {out, in}),
              bias == Bias::with ? each(w, names, "bias", {out}) : std::vector<Weight>(), in,
-             static_cast<int64_t>(names.size()) * out, Epilogue::plain) {}
+             static_cast<int64_t>(names.size()) * out, Epilogue::plain, watched(w, names)) {}
 
 Linear::Linear(const LinearParts& parts)
-    : Linear(parts.weights_, parts.biases_, parts.in_, parts.out_, Epilogue::plain) {}
+    : Linear(parts.weights_, parts.biases_, parts.in_, parts.out_, Epilogue::plain,
+             {parts.observer_, parts.names_}) {}
 
 Tensor Linear::operator()(const Tensor& x) const {
+  watched_(x);
   const Pin weight = weight_.pin();
   const Tensor bias = pinned(bias_);
   if (own_) return cpu::linear(*own_, x, weight, bias);
@@ -119,13 +132,43 @@ Tensor Linear::operator()(const Tensor& x) const {
                 epilogue_);
 }
 
+void Linear::prepare_on_demand() {
+  if (!own_ || !weight_) return;
+  Form form = cpu::linear_form(*own_);
+  form.on_demand = true;
+  weight_ = weight_.as(std::move(form));
+}
+
+// ---- a row or a few
+
+VectorLinear::VectorLinear(const Scope& w, int64_t in, int64_t out, Bias bias, Epilogue epilogue)
+    : VectorLinear(Linear(w, in, out, bias, epilogue)) {}
+
+VectorLinear::VectorLinear(const LinearParts& parts) : VectorLinear(Linear(parts)) {}
+
+Tensor VectorLinear::operator()(const Tensor& x) const {
+  Tensor y;
+  if (!whole_.own_) return whole_(x);
+  whole_.weight_.with_stored([&](const Operands& matrix) {
+    const auto side = matrix.side();
+    if (side && whole_.epilogue_ != Epilogue::plain) return;
+    y = cpu::linear_unpacked(*whole_.own_, x, matrix, pinned(whole_.bias_));
+    if (side) y.add_(at::linear(at::linear(x.to(at::kFloat), side->down), side->up));
+  });
+  if (!y.defined()) return whole_(x);
+  whole_.watched_(x);
+  return y;
+}
+
 ResidualLinear::ResidualLinear(const Scope& w, int64_t in, int64_t out, Bias bias)
     : own_(cpu::linear_layer(w.compute(), in, out, Epilogue::plain)),
       weight_(gather({w.weight("weight", {out, in})},
                      own_ ? cpu::linear_form(*own_) : residual_form())),
-      bias_(joined_bias(bias_of(w, out, bias), own_.has_value())) {}
+      bias_(joined_bias(bias_of(w, out, bias), own_.has_value())),
+      watched_(watched(w)) {}
 
 void ResidualLinear::add_to(Tensor& y, const Tensor& x) const {
+  watched_(x);
   const Pin weight = weight_.pin();
   const Tensor bias = pinned(bias_);
   if (own_) return cpu::linear_add(*own_, y, x, weight, bias);
@@ -249,11 +292,16 @@ Tensor RmsNorm::operator()(const Tensor& x) const {
 // ---- the rest
 
 Embedding::Embedding(const Scope& w, int64_t entries, int64_t width)
-    : weight_(w.weight("weight", {entries, width})) {}
+    : weight_(w.weight("weight", {entries, width})) {
+  if (weight_ && !weight_.as_stored()) weight_ = weight_.as(rows_form());
+}
 
-Tensor Embedding::operator()(const Tensor& ids) const { return at::embedding(*weight_.pin(), ids); }
+Tensor Embedding::operator()(const Tensor& ids) const { return weight_.rows(ids); }
 
-Tensor Embedding::rows(int64_t n) const { return weight_.pin()->narrow(0, 0, n); }
+Tensor Embedding::rows(int64_t n) const {
+  if (weight_.as_stored()) return weight_.pin()->narrow(0, 0, n);
+  return weight_.rows(at::arange(n));
+}
 
 Tensor tokens(const Tensor& x) {
   const Tensor rows = x.permute({0, 2, 3, 1});

@@ -44,6 +44,8 @@ class LinearParts {
  private:
   friend class Linear;
   std::vector<Weight> weights_, biases_;
+  std::vector<std::string> names_;
+  InputObserver* observer_ = nullptr;
   int64_t in_ = 0, out_ = 0;
 };
 
@@ -61,11 +63,29 @@ class Linear {
   Tensor operator()(const Tensor& x) const;
 
  private:
+  friend class VectorLinear;
+  void prepare_on_demand();
   Linear(const std::vector<Weight>& weights, const std::vector<Weight>& biases, int64_t in,
-         int64_t out, Epilogue epilogue);
+         int64_t out, Epilogue epilogue, Watched watched);
   std::optional<CpuLinear> own_;
   Epilogue epilogue_;
   Weight weight_, bias_;
+  Watched watched_;
+};
+
+/// A Linear for few rows, such as one vector a picture. On the CPU its matrix stays as stored and
+/// is read at each call; a row comes out the same alone and among others.
+class VectorLinear {
+ public:
+  VectorLinear(const Scope& w, int64_t in, int64_t out, Bias bias = Bias::with,
+               Epilogue epilogue = Epilogue::plain);
+  explicit VectorLinear(const LinearParts& parts);
+  /// [..., in] -> [..., out], halved by geglu
+  Tensor operator()(const Tensor& x) const;
+
+ private:
+  explicit VectorLinear(Linear whole) : whole_(std::move(whole)) { whole_.prepare_on_demand(); }
+  Linear whole_;
 };
 
 /// A Linear at the end of a residual branch: y += x W^T + b.
@@ -78,6 +98,7 @@ class ResidualLinear {
  private:
   std::optional<CpuLinear> own_;
   Weight weight_, bias_;
+  Watched watched_;
 };
 
 /// Kernel k x k, stride and padding equal in both directions.
@@ -169,6 +190,8 @@ class RmsNorm {
   at::ScalarType dtype_;
 };
 
+/// A table of vectors. It stays as stored: only the rows asked for are decoded, unless patches
+/// change the table.
 class Embedding {
  public:
   Embedding(const Scope& w, int64_t entries, int64_t width);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "memory/memory_source.h"
+#include "nn/cpu.h"
 #include "nn/layers.h"
 #include "nn/modulation.h"
 #include "nn/rope.h"
@@ -61,6 +62,23 @@ TEST_P(Rows, RmsNormKeepsItsSumsInFp32) {
   const Tensor x = at::randn({2, 7, 40});
   expect_close(norm(x * 1e6), plain_rms_norm(x * 1e6, t("n.scale"), 1e-6));  // squares beyond fp16
   expect_close(norm(x.select(1, 3)), plain_rms_norm(x.select(1, 3), t("n.scale"), 1e-6));
+}
+
+TEST_P(Rows, LayersOfFewRowsPrepareNothing) {
+  for (const char* name : {"v.weight", "a.weight", "b.weight"}) put(name, {32, 48});
+  for (const char* name : {"v.bias", "a.bias", "b.bias"}) put(name, {32});
+  const VectorLinear layer(w() / "v", 48, 32, Bias::with, Epilogue::silu);
+  LinearParts parts;
+  const LinearPart a = parts.add(w() / "a", 48, 32), b = parts.add(w() / "b", 48, 32);
+  const VectorLinear joined(parts);
+  const Tensor x = at::randn({5, 48});
+  expect_close(layer(cast(x)),
+               at::silu(at::linear(cast(x), cast(t("v.weight")), cast(t("v.bias")))));
+  expect_close(a.of(joined(cast(x))), at::linear(cast(x), cast(t("a.weight")), cast(t("a.bias"))));
+  expect_close(b.of(joined(cast(x))), at::linear(cast(x), cast(t("b.weight")), cast(t("b.bias"))));
+  EXPECT_TRUE(at::equal(layer(cast(x).narrow(0, 3, 1)), layer(cast(x)).narrow(0, 3, 1)));
+  const bool own = cpu::linear_layer(w().compute(), 48, 32, Epilogue::plain).has_value();
+  EXPECT_LE(residency.weight_bytes(), own ? Bytes(3 * 32 * 4) : Bytes(1 << 20));  // biases
 }
 
 TEST_P(Rows, ModulatedNormsAndGatedResiduals) {

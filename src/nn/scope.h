@@ -7,6 +7,7 @@
 
 #include "memory/residency.h"
 #include "nn/bind_report.h"
+#include "nn/input_observer.h"
 #include "nn/key_map.h"
 
 namespace atelier {
@@ -18,6 +19,7 @@ struct Binding {
   Residency& residency;
   BindReport& report;
   Compute compute;
+  nn::InputObserver* observer = nullptr;  // of linear layers; must outlive them
 };
 
 /// A position in a state dict. Cheap to copy; `/` walks down.
@@ -32,6 +34,7 @@ class Scope {
   const std::string& name() const { return prefix_; }
   const Compute& compute() const { return binding_->compute; }
   const KeyMap& keys() const { return binding_->keys; }
+  nn::InputObserver* observer() const { return binding_->observer; }
 
   /// A parameter the model cannot do without, in the plain form. Trailing extents of 1 may differ
   /// between file and `shape` (a 1x1 convolution is a matrix). A missing, misshapen or undecodable

@@ -83,6 +83,16 @@ TEST_P(Side, ResidualBranches) {
   expect_close(sum, cast(y).to(at::kFloat) + at::linear(cast(x).to(at::kFloat), weight));
 }
 
+TEST_P(Side, LayersOfFewRows) {
+  const Tensor plain = put("p.weight", 64, 96, 5), silu = put("s.weight", 64, 96, 5),
+               x = at::randn({2, 96});
+  const VectorLinear first(w() / "p", 96, 64, Bias::none),
+      second(w() / "s", 96, 64, Bias::none, Epilogue::silu);
+  residency.set_patches(patches);
+  expect_close(first(cast(x)), at::linear(cast(x).to(at::kFloat), plain));
+  expect_close(second(cast(x)), at::silu(at::linear(cast(x).to(at::kFloat), silu)));
+}
+
 TEST_P(Side, TakenAwayNothingIsLeftOfThem) {
   put("l.weight", 64, 64, 8);
   const Tensor x = cast(at::randn({5, 64}));

@@ -21,7 +21,7 @@ class Component {
   /// Binds; problems go to `report`.
   void bind(BindReport& report) {
     residency_ = std::make_unique<Residency>();
-    part_ = load_part(*def_, found_.source, found_.place, *residency_, report, compute_);
+    part_ = load_part(*def_, found_.source, found_.place, *residency_, report, compute_, observer_);
     if (kept_) residency_->keep_prepared(kept_->most, kept_->from_disk);
   }
   /// The part, bound again if it was released.
@@ -37,6 +37,12 @@ class Component {
   void load(const std::function<bool(double)>& progress = {}) {
     get();
     residency_->prepare_all(progress);
+  }
+  /// Binds anew with `observer` told the inputs of linear layers; null: nobody. It must outlive the
+  /// part or be replaced.
+  void observe(nn::InputObserver* observer) {
+    observer_ = observer;
+    release();
   }
   /// What its weights take; binds if need be.
   Residency::Needs needs() {
@@ -59,6 +65,7 @@ class Component {
   const PartDef<Interface>* def_;
   FoundPart found_;
   Compute compute_;
+  nn::InputObserver* observer_ = nullptr;
   struct Kept {
     Bytes most;
     bool from_disk;

@@ -254,15 +254,73 @@ TEST_F(Embeddings, ALoneVectorAndALoneTensorAreEmbeddingsToo) {
   EXPECT_FALSE(folders.find("two", rules));
 }
 
+TEST_F(Embeddings, AreNamedAfterTheirEncoderInSeveralWays) {
+  write("pivot.safetensors",
+        {{"text_encoders_0", at::full({2, 3}, 1.0)}, {"text_encoders_1", at::full({2, 5}, 2.0)}});
+  write("flux.safetensors", {{"clip_l", at::full({1, 3}, 3.0)}, {"t5", at::full({90, 7}, 4.0)}});
+  EmbeddingFolder folders({folder});
+  const auto first = [&](const char* file, const char* encoder) {
+    const auto found = folders.find(file, encoder_rules(encoder));
+    return folders.vectors(found.value().handle)[0][0].item<float>();
+  };
+  EXPECT_EQ(first("pivot", "clip_l"), 1);
+  EXPECT_EQ(first("pivot", "clip_g"), 2);
+  EXPECT_EQ(first("flux", "clip_l"), 3);
+  EXPECT_EQ(first("flux", "t5xxl"), 4);
+  EXPECT_EQ(folders.find("flux", encoder_rules("t5xxl"))->vectors, 90);
+  try {
+    folders.find("pivot", encoder_rules("t5xxl"));
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what())
+                  .find("expected vectors for t5xxl, found text_encoders_0, "
+                        "text_encoders_1 alone"),
+              std::string::npos);
+  }
+}
+
+TEST_F(Embeddings, SeveralTokensOfTheEncodersWidthAreTakenTogether) {
+  write("tokens.safetensors", {{"<a>", at::full({3}, 1.0)},
+                               {"<b>", at::full({2, 3}, 2.0)},
+                               {"<wide>", at::full({1, 5}, 3.0)}});
+  write("list.safetensors", {{"0.<a>", at::full({3}, 1.0)}, {"1.<b>", at::full({1, 5}, 3.0)}});
+  EmbeddingFolder folders({folder});
+  const auto vectors = [&](const char* name, int32_t width) {
+    EncoderRules rules = encoder_rules("clip_l");
+    rules.name = width == 3 ? "clip_l" : "clip_g";
+    rules.width = width;
+    return folders.vectors(folders.find(name, rules).value().handle);
+  };
+  EXPECT_TRUE(
+      at::equal(vectors("tokens", 3), at::cat({at::full({1, 3}, 1.0), at::full({2, 3}, 2.0)})));
+  EXPECT_TRUE(at::equal(vectors("tokens", 5), at::full({1, 5}, 3.0)));
+  EXPECT_TRUE(at::equal(vectors("list", 3), at::full({1, 3}, 1.0)));
+  EXPECT_TRUE(at::equal(vectors("list", 5), at::full({1, 5}, 3.0)));
+}
+
+TEST_F(Embeddings, AreReadFromTheFilesOfTorch) {
+  const auto golden = std::filesystem::path(ATELIER_SOURCE_DIR) / "tests/golden/formats";
+  EmbeddingFolder folders({golden});
+  const auto found = folders.find("embedding.pt", encoder_rules("clip_l"));
+  ASSERT_TRUE(found);
+  EXPECT_EQ(folders.vectors(found->handle).sizes(),
+            at::IntArrayRef({found->vectors, found->width}));
+}
+
 TEST_F(Embeddings, WhatIsNoEmbeddingIsAWarningAndNothingElse) {
   write("two.safetensors", {{"x", at::zeros({1, 3})}, {"y", at::zeros({1, 3})}});
   write("cube.safetensors", {{"emb_params", at::zeros({1, 2, 3})}});
   write("wide.safetensors", {{"emb_params", at::zeros({1, 4})}});
   write("long.safetensors", {{"emb_params", at::zeros({76, 3})}});
   write("none.safetensors", {{"emb_params", at::zeros({0, 3})}});
+  write("nan.safetensors", {{"emb_params", at::full({1, 3}, NAN)}});
+  write("tokens.safetensors", {{"<a>", at::zeros({1, 4})}, {"<b>", at::zeros({1, 5})}});
+  write("many.safetensors", {{"<a>", at::zeros({40, 3})}, {"<b>", at::zeros({40, 3})}});
+  write("other.safetensors", {{"clip_g", at::zeros({1, 3})}});
   EmbeddingFolder folders({folder});
   const at::Tensor plain = encode("a b").context;
-  for (const char* name : {"two", "cube", "wide", "long", "none", "absent", "../wide"}) {
+  for (const char* name : {"two", "cube", "wide", "long", "none", "nan", "tokens", "many", "other",
+                           "absent", "../wide"}) {
     const EncodedPrompt said =
         encode(std::string("a embedding:") + name + " b", {letters, &folders});
     EXPECT_EQ(said.warnings.size(), 1U) << name;

@@ -17,10 +17,12 @@ namespace atelier {
 class EmbeddingFolder final : public EmbeddingSource {
  public:
   explicit EmbeddingFolder(std::vector<std::filesystem::path> folders);
-  /// Reads NAME.safetensors, .pt or .bin as A1111, diffusers and ComfyUI know them: the tensor
-  /// named after the encoder ("clip_l", "clip_g"), else `emb_params`, else the one below
-  /// `string_to_param`, else the only one. Empty for a name without a file; throws for a file that
-  /// cannot be read or holds no matrix of numbers.
+  /// Reads NAME.safetensors, .pt or .bin as trainers write them: the tensor named after the encoder
+  /// (clip_l, clip_g, clip_h, t5xxl; also text_encoders_0 and _1, t5), else `emb_params`, else the
+  /// one below `string_to_param`, else the only one, else all `<token>` tensors of the encoder's
+  /// width by name. Empty for a name without a file. Throws for a file that cannot be read, has
+  /// vectors for other encoders alone, or holds no matrix of finite numbers, of at most 75 vectors
+  /// for CLIP and 1024 for T5.
   std::optional<Embedding> find(std::string_view name, const EncoderRules& rules) override;
   /// The vectors of a handle that `find` gave: [vectors, width] fp32.
   const at::Tensor& vectors(uint64_t handle) const { return held_.at(handle); }

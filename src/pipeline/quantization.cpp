@@ -5,16 +5,13 @@
 
 #include <algorithm>
 #include <cctype>
-#include <cmath>
 
 #include "base/error.h"
 #include "base/nearest.h"
-#include "device/torch_parallel.h"
 #include "formats/checkpoint.h"
 #include "formats/gguf.h"
 #include "formats/safetensors.h"
 #include "quant/codec/codec.h"
-#include "quant/codec/encode.h"
 
 namespace atelier {
 namespace {
@@ -65,15 +62,14 @@ constexpr Fallback kFallbacks[] = {
 };
 
 constexpr int64_t kSmall = 1024;  // elements of a matrix that is not worth it
-constexpr int64_t kTask = 1 << 16;  // elements of a task, about
 
 bool is_float(E encoding) {
   return encoding == E::f32 || encoding == E::f16 || encoding == E::bf16 || encoding == E::f64 ||
          encoding == E::f8_e4m3 || encoding == E::f8_e5m2;
 }
 
-bool is_number(E encoding) {
-  return is_float(encoding) || encoding_info(encoding).block_elements > 1;
+bool is_number(const TensorInfo& info) {
+  return is_float(info.encoding) || info.scaling || encoding_info(info.encoding).block_elements > 1;
 }
 
 /// Whether rows of `shape`, folded as the file format allows, are whole blocks that stay apart.
@@ -105,8 +101,10 @@ E of_role(const QuantType& type, QuantRole role) {
   }
 }
 
-/// The float a tensor stays in that is not quantised.
-E kept(E from, bool gguf) {
+/// The float a tensor stays in that is not quantised. Scales are not written beside it.
+E kept(const TensorInfo& info, bool gguf) {
+  const E from = info.encoding;
+  if (info.scaling) return E::f16;
   if (encoding_info(from).block_elements > 1) return from;
   const bool narrow = from == E::f8_e4m3 || from == E::f8_e5m2;
   if (narrow) return gguf ? E::f16 : from;
@@ -115,110 +113,51 @@ E kept(E from, bool gguf) {
 
 E target(const QuantPart& part, const QuantType& type, const std::string& name,
          const TensorInfo& info, bool gguf) {
-  if (!is_number(info.encoding)) return info.encoding;
+  if (!is_number(info)) return info.encoding;
   if (type.everything) return type.plain;
   const QuantRole role = quant_role(part, name);
   if (role == QuantRole::keep || info.shape.size() < 2 || info.elements() <= kSmall)
-    return kept(info.encoding, gguf);
+    return kept(info, gguf);
   return suited(info.shape, of_role(type, role));
 }
 
-/// The largest magnitude an encoding holds; whatever fp32 does, if that is all there is to say.
-std::optional<float> limit_of(E encoding) {
-  if (encoding == E::f8_e4m3) return 448.F;
-  if (encoding == E::f8_e5m2) return 57344.F;
-  const bool wide = encoding == E::f32 || encoding == E::bf16;
-  return wide ? std::nullopt : std::optional(65504.F);
+/// The model's own names of matrices, by their names in the file, whatever layout that has.
+using ModelNames = std::multimap<std::string, std::string, std::less<>>;
+
+ModelNames model_names(const std::shared_ptr<const TensorSource>& source, const QuantPart& part) {
+  ModelNames names;
+  if (!part.layout) return names;
+  const KeyMap keys(source, part.prefix, *part.layout);
+  for (const auto& [canonical, item] : keys.items())
+    for (const WeightPart& from : item.parts)
+      if (!from.transposed) names.emplace(from.name, canonical);
+  return names;
 }
 
-/// Throws for a number that `encoding` cannot stand for. NaN and infinity are none of them in a
-/// float of 16 bits or more.
-void check(std::span<const float> values, E encoding, const std::string& name) {
-  const std::optional<float> limit = limit_of(encoding);
-  if (!limit) return;
-  for (const float value : values) {
-    if (std::fabs(value) <= *limit || (encoding == E::f16 && !std::isfinite(value))) continue;
-    throw Error(ErrorCode::malformed,
-                {.subject = fmt::format("tensor '{}'", name),
-                 .expected = fmt::format("numbers of at most {:g} in magnitude, as {} holds",
-                                         *limit, encoding_info(encoding).name),
-                 .found = fmt::format("{}", value),
-                 .hint = "Write BF16 or F32 instead"});
-  }
+int64_t row_of(const TensorPlan& tensor) {
+  const auto folded = gguf_shape(tensor.shape, tensor.to);
+  return folded ? folded->back() : 0;
 }
 
-TensorError compare(std::span<const float> from, std::span<const float> to) {
-  TensorError error{.elements = from.size()};
-  for (size_t i = 0; i < from.size(); ++i) {
-    const double a = static_cast<double>(from[i]), b = static_cast<double>(to[i]);
-    error.square_error += (a - b) * (a - b);
-    error.square_norm += a * a;
-    error.other_norm += b * b;
-    error.product += a * b;
+/// The matrix's entry for a tensor: by its name in the file, or by the model's, which entries of
+/// text encoders have behind the encoder's. Empty if there is none for rows of this length.
+std::string entry_for(const ImportanceMatrix& importance, const QuantPlan& plan,
+                      const TensorPlan& tensor, const ModelNames& names) {
+  std::vector<std::string> candidates{tensor.name};
+  const auto [begin, end] = names.equal_range(tensor.name);
+  for (auto name = begin; name != end; ++name) {
+    candidates.push_back(name->second);
+    candidates.push_back(plan.architecture + "." + name->second);
   }
-  return error;
+  for (const std::string& name : candidates)
+    if (importance.columns(name) == row_of(tensor)) return name;
+  return {};
 }
 
-/// One tensor's way from the source's bytes to the file's.
-class Rewriter {
- public:
-  Rewriter(const QuantJob& job, const TensorPlan& tensor)
-      : tensor_(tensor),
-        from_(job.source->bytes(tensor.name)),
-        elements_(TensorInfo{.shape = tensor.shape}.elements()) {
-    const auto folded = gguf_shape(tensor.shape, tensor.to);
-    row_ = folded ? folded->back() : elements_;
-  }
-
-  /// Fills `out` and says how far it is from the source.
-  TensorError run(std::vector<std::byte>& out) const {
-    const int64_t step = task_elements();
-    const int64_t tasks = (elements_ + step - 1) / step;
-    out.resize(tensor_.to_bytes);
-    std::vector<TensorError> errors(static_cast<size_t>(tasks));
-    parallel_for(TorchParallel(), tasks, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i)
-        errors[static_cast<size_t>(i)] =
-            rewrite(i * step, std::min(elements_, (i + 1) * step), out);
-    });
-    TensorError all;
-    for (const TensorError& error : errors) all.add(error);
-    return all;
-  }
-
- private:
-  // Whole rows of the target that are whole blocks of the source.
-  int64_t task_elements() const {
-    const int64_t block = encoding_info(tensor_.from).block_elements;
-    int64_t rows = std::max<int64_t>(1, kTask / std::max<int64_t>(row_, 1));
-    if (rows * row_ % block != 0) rows *= block;
-    return std::max<int64_t>(1, rows * row_);
-  }
-
-  TensorError rewrite(int64_t begin, int64_t end, std::vector<std::byte>& out) const {
-    const auto count = static_cast<size_t>(end - begin);
-    std::vector<float> values(count), again(count);
-    const auto part = [&](E encoding, auto bytes) {
-      const EncodingInfo& info = encoding_info(encoding);
-      const auto first = static_cast<size_t>(begin / info.block_elements * info.block_bytes);
-      const auto size = static_cast<size_t>((end - begin) / info.block_elements * info.block_bytes);
-      return bytes.subspan(first, size);
-    };
-    const SerialParallel serial;
-    decode(part(tensor_.from, from_), tensor_.from, Number::f32,
-           std::as_writable_bytes(std::span(values)), serial, tensor_.name);
-    check(values, tensor_.to, tensor_.name);
-    const auto to = part(tensor_.to, std::span(out));
-    encode(values, row_, tensor_.to, {}, to, serial);
-    decode(to, tensor_.to, Number::f32, std::as_writable_bytes(std::span(again)), serial,
-           tensor_.name);
-    return compare(values, again);
-  }
-
-  const TensorPlan& tensor_;
-  std::span<const std::byte> from_;
-  int64_t elements_ = 0, row_ = 0;
-};
+std::vector<float> importance_of(const QuantJob& job, const TensorPlan& tensor) {
+  return tensor.importance.empty() ? std::vector<float>()
+                                   : job.importance->weights(tensor.importance);
+}
 
 /// The source's metadata, typed where it is GGUF itself (a tokenizer, for instance), and ours.
 GgufEntries gguf_metadata(const QuantJob& job) {
@@ -234,24 +173,6 @@ GgufEntries gguf_metadata(const QuantJob& job) {
   entries["general.quantization_version"] = uint32_t{2};
   entries["general.file_type"] = job.plan.type->gguf_file_type;
   return entries;
-}
-
-/// Scales beside the tensors they belong to, by the ends of their names: without them the numbers
-/// of such a file mean nothing.
-constexpr std::string_view kScales[] = {"scaled_fp8",     ".scale_weight", ".weight_scale",
-                                        ".comfy_quant",   ".absmax",       ".quant_map",
-                                        ".weight_scale_2"};
-
-void refuse_scaled(const TensorSource& source) {
-  for (const auto& [name, info] : source.tensors())
-    for (const std::string_view end : kScales)
-      if (name.ends_with(end))
-        throw Error(ErrorCode::unsupported,
-                    {.subject = source.label(),
-                     .expected = fmt::format("tensor '{}' says that others are scaled, which "
-                                             "nothing here takes into account yet",
-                                             name),
-                     .hint = "Quantise the model's fp16 or bf16 file instead"});
 }
 
 }  // namespace
@@ -285,25 +206,9 @@ uint64_t QuantPlan::to_bytes() const {
   return sum;
 }
 
-double TensorError::rmse() const {
-  return elements == 0 ? 0 : std::sqrt(square_error / static_cast<double>(elements));
-}
-
-double TensorError::cosine() const {
-  const double norms = std::sqrt(square_norm * other_norm);
-  return norms > 0 ? product / norms : 1;
-}
-
-void TensorError::add(const TensorError& other) {
-  square_error += other.square_error;
-  square_norm += other.square_norm;
-  other_norm += other.other_norm;
-  product += other.product;
-  elements += other.elements;
-}
-
 QuantPlan plan_quantization(const std::shared_ptr<const TensorSource>& source,
-                            const QuantType& type, const std::filesystem::path& out) {
+                            const QuantType& type, const std::filesystem::path& out,
+                            const ImportanceMatrix* importance) {
   const std::string ending = out.extension().string();
   if (ending != ".gguf" && ending != ".safetensors")
     throw Error(ErrorCode::invalid_argument, {.subject = out.string(),
@@ -317,12 +222,12 @@ QuantPlan plan_quantization(const std::shared_ptr<const TensorSource>& source,
                  .expected = fmt::format("{} cannot be stored in {}", type.name,
                                          gguf ? "GGUF" : "safetensors"),
                  .hint = fmt::format("End the name in {}", gguf ? ".safetensors" : ".gguf")});
-  refuse_scaled(*source);
   const QuantPart part = quantisable_part(source);
   QuantPlan plan{
       .type = &type, .architecture = std::string(part.name), .gguf = gguf, .tensors = {}};
+  const ModelNames names = importance ? model_names(source, part) : ModelNames();
   for (const auto& [name, info] : source->tensors()) {
-    if (is_number(info.encoding) && !decodable(info.encoding))
+    if (is_number(info) && !decodable(info.encoding))
       throw Error(ErrorCode::unsupported,
                   {.subject = source->label(),
                    .expected = fmt::format("tensor '{}' is {}, which nothing here decodes", name,
@@ -330,8 +235,16 @@ QuantPlan plan_quantization(const std::shared_ptr<const TensorSource>& source,
     const E to = target(part, type, name, info, gguf);
     const EncodingInfo& as = encoding_info(to);
     const auto blocks = static_cast<uint64_t>(info.elements() / as.block_elements);
-    plan.tensors.push_back({name, info.shape, info.encoding, to, info.size,
-                            blocks * static_cast<uint64_t>(as.block_bytes)});
+    plan.tensors.push_back({name,
+                            info.shape,
+                            info.encoding,
+                            to,
+                            info.size,
+                            blocks * static_cast<uint64_t>(as.block_bytes),
+                            info.scaling != nullptr,
+                            {}});
+    if (importance && as.block_elements > 1 && to != info.encoding)
+      plan.tensors.back().importance = entry_for(*importance, plan, plan.tensors.back(), names);
   }
   return plan;
 }
@@ -340,26 +253,27 @@ void run_quantization(const QuantJob& job) {
   std::vector<TensorSpec> specs;
   for (const TensorPlan& tensor : job.plan.tensors)
     specs.push_back({tensor.name, tensor.shape, tensor.to});
-  std::vector<std::byte> buffer;
   uint64_t read = 0;
-  const auto bytes_of = [&](size_t i) -> std::span<const std::byte> {
+  const auto check_stop = [&] {
     if (job.stop.stop_requested())
       throw Error(ErrorCode::cancelled, {.expected = "stopped; nothing was written"});
+  };
+  const TensorPieces pieces = [&](size_t i, const ByteSink& sink) {
     const TensorPlan& tensor = job.plan.tensors[i];
-    TensorError error{.elements =
-                          static_cast<uint64_t>(TensorInfo{.shape = tensor.shape}.elements())};
-    const bool same = tensor.from == tensor.to;
-    if (!same) error = Rewriter(job, tensor).run(buffer);
+    check_stop();
+    const auto weights = importance_of(job, tensor);
+    const TensorError error = rewrite(*job.source, {tensor.name, tensor.to, weights},
+                                      [&](std::span<const std::byte> piece) {
+                                        check_stop();
+                                        sink(piece);
+                                      });
     read += tensor.from_bytes;
     if (job.progress) job.progress(tensor, error, read);
-    if (same) return job.source->bytes(tensor.name);
-    job.source->wont_need(tensor.name);
-    return buffer;
   };
   if (job.plan.gguf)
-    write_gguf(job.out, specs, bytes_of, gguf_metadata(job));
+    write_gguf_in_pieces(job.out, specs, pieces, gguf_metadata(job));
   else
-    write_safetensors(job.out, specs, bytes_of, job.source->metadata());
+    write_safetensors_in_pieces(job.out, specs, pieces, job.source->metadata());
 }
 
 }  // namespace atelier

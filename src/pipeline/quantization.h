@@ -13,6 +13,8 @@
 
 #include "formats/tensor_source.h"
 #include "models/quant_rules.h"
+#include "pipeline/importance.h"
+#include "pipeline/rewrite.h"
 
 namespace atelier {
 
@@ -36,6 +38,8 @@ struct TensorPlan {
   Shape shape;
   Encoding from = Encoding::f32, to = Encoding::f32;
   uint64_t from_bytes = 0, to_bytes = 0;
+  bool scaled = false;  // by other tensors of the source
+  std::string importance;  // the entry of the importance matrix that weighs its columns
 };
 
 /// What becomes of a file.
@@ -50,32 +54,28 @@ struct QuantPlan {
 
 /// Plans the file at `out`, whose ending says the format: .gguf or .safetensors. Tensors that are
 /// kept, are vectors, small, or have rows of no whole blocks in any encoding near the wanted one
-/// stay floats. Throws `invalid_argument` for another ending or a type the format cannot hold, and
-/// `unsupported` naming a tensor that nothing here decodes, or a scale of others.
+/// stay floats; of scaled ones fp16 of the scaled numbers. Matrices that `importance` (may be null)
+/// has an entry for, under the name in the file or the model's own, are weighed by it. Throws
+/// `invalid_argument` for another ending or a type the format cannot hold, and `unsupported` naming
+/// a tensor that nothing here decodes.
 QuantPlan plan_quantization(const std::shared_ptr<const TensorSource>& source,
-                            const QuantType& type, const std::filesystem::path& out);
-
-/// How far a written tensor is from what was read.
-struct TensorError {
-  double square_error = 0, square_norm = 0, other_norm = 0, product = 0;  // sums
-  uint64_t elements = 0;
-  double rmse() const;
-  double cosine() const;
-  void add(const TensorError& other);
-};
+                            const QuantType& type, const std::filesystem::path& out,
+                            const ImportanceMatrix* importance = nullptr);
 
 struct QuantJob {
   std::shared_ptr<const TensorSource> source;
   QuantPlan plan;
   std::filesystem::path out;
+  std::shared_ptr<const ImportanceMatrix> importance = {};  // the plan's
   /// Called after each tensor, with how many bytes have been read.
   std::function<void(const TensorPlan& tensor, const TensorError& error, uint64_t read)> progress;
   std::stop_token stop;
 };
 
-/// Writes the file, which appears under its name only when whole; memory beside the mapped file is
-/// a tensor. One with a number that its encoding cannot stand for (too large, or not finite) is an
-/// error that names it. Throws `malformed`, `write_failed` or `cancelled`.
+/// Writes the file, which appears under its name only when whole. Memory is a few pieces of a
+/// tensor, however large file and tensors are. A tensor with a number that its encoding cannot
+/// stand for (too large, or not finite) is an error that names it. Throws `malformed`,
+/// `write_failed` or `cancelled`.
 void run_quantization(const QuantJob& job);
 
 }  // namespace atelier

@@ -1,9 +1,6 @@
 // Decoding into tensors, and tensors that need none.
 #include "quant/decode.h"
 
-#include <cstring>
-#include <vector>
-
 #include "base/error.h"
 #include "device/torch_parallel.h"
 
@@ -38,23 +35,23 @@ void decode(std::span<const std::byte> bytes, Encoding encoding, at::Tensor& out
   decode(bytes, encoding, number_of(out.scalar_type()), to, TorchParallel(), tensor);
 }
 
-void decode_range(std::span<const std::byte> bytes, Encoding encoding, int64_t first, int64_t count,
-                  at::ScalarType dtype, void* to, std::string_view tensor) {
-  const EncodingInfo& info = encoding_info(encoding);
+void decode_range(std::span<const std::byte> bytes, const TensorInfo& info, int64_t first,
+                  at::Tensor& out, std::string_view tensor) {
+  ATELIER_CHECK(out.is_contiguous() && out.is_cpu());
+  const std::span to(static_cast<std::byte*>(out.mutable_data_ptr()), out.nbytes());
+  decode_range(bytes, info, first, number_of(out.scalar_type()), to, TorchParallel(), tensor);
+}
+
+void decode_range(std::span<const std::byte> bytes, const TensorInfo& info, int64_t first,
+                  int64_t count, at::ScalarType dtype, void* to, std::string_view tensor) {
   const Number number = number_of(dtype);
-  const int64_t begin = first / info.block_elements;
-  const int64_t end = (first + count + info.block_elements - 1) / info.block_elements;
-  const auto blocks = bytes.subspan(static_cast<size_t>(begin * info.block_bytes),
-                                    static_cast<size_t>((end - begin) * info.block_bytes));
-  const int64_t before = first - begin * info.block_elements;
-  const int64_t elements = (end - begin) * info.block_elements, size = number_bytes(number);
-  const bool whole = elements == count;
-  std::vector<std::byte> covering(whole ? 0 : static_cast<size_t>(elements * size));
-  const std::span out =
-      whole ? std::span(static_cast<std::byte*>(to), static_cast<size_t>(count * size))
-            : std::span(covering);
-  decode(blocks, encoding, number, out, SerialParallel(), tensor);
-  if (!whole) std::memcpy(to, covering.data() + before * size, static_cast<size_t>(count * size));
+  const std::span out(static_cast<std::byte*>(to),
+                      static_cast<size_t>(count * number_bytes(number)));
+  decode_range(bytes, info, first, number, out, SerialParallel(), tensor);
+}
+
+std::optional<at::ScalarType> same_dtype(const TensorInfo& info) {
+  return info.scaling ? std::nullopt : same_dtype(info.encoding);
 }
 
 std::optional<at::ScalarType> same_dtype(Encoding encoding) {

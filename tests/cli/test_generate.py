@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """`atelier generate` on tiny checkpoints with random weights: events, files, options, failures."""
+import fcntl
 import json
 import os
 import pty
@@ -34,13 +35,14 @@ class Events(Generate):
     def test_come_in_order_with_their_members(self):
         result = self.draw("--batch", "2", "-n", "blue", "--cfg", "5", out="{index}.png")
         self.assertEqual(result.code, 0, result.err)
-        kinds = [e["event"] for e in result.events if e["event"] != "phase"]
+        kinds = [e["event"] for e in result.events if e["event"] not in ("phase", "slow_step")]
         self.assertEqual(kinds, ["plan", "start", "step", "step", "step", "image", "image", "done"])
         plan = result.event("plan")
         self.assertEqual((plan["width"], plan["height"], plan["steps"], plan["batch"]), (64, 64, 3, 2))
         self.assertEqual((plan["seed"], plan["seed_chosen"], plan["cfg"]), (7, False, 5))
         self.assertEqual(set(plan["dtype"]), {"unet", "text", "vae"})
         self.assertGreater(plan["memory"]["needed"], 0)
+        self.assertGreater(plan["seconds_per_call"], 0)
         self.assertGreater(plan["memory"]["available"], plan["memory"]["needed"])
         steps = [e for e in result.events if e["event"] == "step"]
         self.assertEqual([e["step"] for e in steps], [1, 2, 3])
@@ -52,6 +54,26 @@ class Events(Generate):
         done = result.event("done")
         self.assertEqual(done["images"], [e["file"] for e in images])
         self.assertGreater(done["peak_memory"], 0)
+
+    def test_say_why_a_step_was_slow(self):
+        words = ["generate", "-m", model("tiny"), "-p", "x", "--width", "64", "--height", "64", "--steps", "60", "--json",
+                 "--out", self.folder / "a.png"]
+        process = subprocess.Popen([BIN, *map(str, words)], stdout=subprocess.PIPE, text=True)
+        # With so little room for unread events it cannot be far ahead of the one that is read.
+        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
+        line = ""
+        while '"step":3,' not in line:
+            line = process.stdout.readline()
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(1.5)
+        process.send_signal(signal.SIGCONT)
+        out, _ = process.communicate(timeout=120)
+        self.assertEqual(process.returncode, 0)
+        told = [e for e in map(json.loads, out.splitlines()) if e["event"] == "slow_step" and e["seconds"] > 1]
+        self.assertTrue(told)
+        self.assertLess(told[0]["usual"], told[0]["seconds"])
+        self.assertIn(told[0]["cause"], ("memory", "other processes", "heat", "unknown"))
+        self.assertRegex(told[0]["message"], r"^this step took \d+\.\d s instead of \d+\.\d s: ")
 
     def test_of_several_prompts(self):
         result = self.draw("-p", "a blue square", out="{index}_{prompt}.png")

@@ -1,14 +1,40 @@
 #!/usr/bin/env python3
 """`atelier quantize`: what it writes, what it says, and what it refuses, on tiny checkpoints with random weights."""
+import array
+import fcntl
 import json
+import math
 import os
+import select
 import signal
+import struct
 import subprocess
+import time
 import unittest
 
-from harness import BIN, Case, Png, atelier, model
+from harness import BIN, Case, Png, atelier, model, read_safetensors
 
 DRAW = ("-p", "a red circle", "--seed", "7", "--width", "64", "--height", "64", "--steps", "3", "--json")
+
+
+def read_safetensors(path):
+    """{name: (dtype, shape, bytes)}"""
+    data = path.read_bytes()
+    size, = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8:8 + size])
+    header.pop("__metadata__", None)
+    return {name: (t["dtype"], t["shape"], data[8 + size + t["data_offsets"][0]:8 + size + t["data_offsets"][1]])
+            for name, t in header.items()}
+
+
+def write_safetensors(path, tensors):
+    header, data = {}, b"".join(content for _, _, content in tensors.values())
+    at = 0
+    for name, (dtype, shape, content) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + len(content)]}
+        at += len(content)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
 
 
 class Quantize(Case):
@@ -53,6 +79,40 @@ class Quantize(Case):
         self.assertIn("F8_E4M3", self.tensors(self.folder / "a.safetensors").values())
         self.draw(self.folder / "a.safetensors")
 
+    def test_scaled_files_are_read_with_their_scales(self):
+        """An fp8 file as ComfyUI writes them, with 0.5 for the scale of every matrix."""
+        self.quantize("a.safetensors", "fp8")
+        tensors = read_safetensors(self.folder / "a.safetensors")
+        matrices = [name for name, (dtype, _, _) in tensors.items() if dtype == "F8_E4M3"]
+        layers = [name.removesuffix(".weight") for name in matrices]
+        scaled = tensors | {layer + ".scale_weight": ("F32", [], struct.pack("<f", 0.5)) for layer in layers}
+        scaled |= {layer + ".scale_input": ("F32", [], struct.pack("<f", 1)) for layer in layers}
+        scaled["model.diffusion_model.scaled_fp8"] = ("F8_E4M3", [2], bytes(2))
+        write_safetensors(self.folder / "scaled.safetensors", scaled)
+
+        listed = json.loads(atelier("inspect", self.folder / "scaled.safetensors", "--json", "--tensors").out)
+        self.assertEqual({t["name"] for t in listed["tensor_list"]}, set(tensors))
+        self.assertEqual({t["name"] for t in listed["tensor_list"] if t["scaled"]}, set(matrices))
+        self.assertIn("F8_E4M3 scaled", atelier("inspect", self.folder / "scaled.safetensors").out)
+        self.draw(self.folder / "scaled.safetensors")
+
+        for source in ("a", "scaled"):
+            back = self.quantize(source + "32.safetensors", "F32", source=self.folder / (source + ".safetensors"))
+            self.assertEqual(back.code, 0, back.err)
+        plain, halved = (read_safetensors(self.folder / name) for name in ("a32.safetensors", "scaled32.safetensors"))
+        self.assertEqual(set(plain), set(halved))
+        for name, (_, shape, data) in plain.items():
+            factor = 0.5 if name in matrices else 1
+            self.assertEqual(array.array("f", [factor * x for x in array.array("f", data)]).tobytes(),
+                             halved[name][2], name)
+
+        lost = layers[len(layers) // 2] + ".scale_weight"
+        del scaled[lost]
+        write_safetensors(self.folder / "lost.safetensors", scaled)
+        self.assert_fails(atelier("generate", "-m", self.folder / "lost.safetensors", *DRAW), 1,
+                          "lost.safetensors: tensor '" + lost + "'", "scaled_fp8")
+        self.assert_fails(self.quantize("b.gguf", "Q8_0", source=self.folder / "lost.safetensors"), 1, lost)
+
     def test_the_report_names_every_tensor_and_its_error(self):
         result = self.quantize("a.gguf", "Q4_K_M", "--report", self.folder / "r.json")
         self.assertEqual(result.code, 0, result.err)
@@ -88,13 +148,176 @@ class Quantize(Case):
 
     def test_ctrl_c_leaves_no_file(self):
         process = subprocess.Popen([BIN, "quantize", model("tiny"), self.folder / "a.gguf", "--type", "Q2_K", "--json"],
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        process.stdout.readline()  # the plan
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        # Nobody reads the events of its many tensors, so that it waits in the midst of them.
+        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
+        self.assertTrue(select.select([process.stdout], [], [], 60)[0], "no plan")
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-        if process.returncode:  # else it was quicker
-            self.assertEqual(process.returncode, 130)
-            self.assertEqual(os.listdir(self.folder), [])
+        time.sleep(0.2)
+        out, err = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 130, err)
+        self.assertIn(b"nothing was written", err)
+        self.assertLess(out.count(b'"tensor"'), 900)
+        self.assertEqual(os.listdir(self.folder), [])
+
+    def weights(self, path, tensors, metadata=None):
+        """A safetensors file of these {name: (dtype, shape, bytes or None for zeros)}, which take no room on disk."""
+        header, position = {"__metadata__": metadata or {}}, 0
+        for name, (kind, shape, data) in tensors.items():
+            size = math.prod(shape) * {"F32": 4, "BF16": 2, "F16": 2}[kind]
+            header[name] = {"dtype": kind, "shape": shape, "data_offsets": [position, position + size]}
+            position += size
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        with open(self.folder / path, "wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            for _, shape, data in tensors.values():
+                if data is not None:
+                    file.write(data)
+            file.truncate(8 + len(text) + position)
+        return self.folder / path
+
+    def peak(self, source, kind):
+        """Megabytes of memory at most while the file is quantised."""
+        process = subprocess.Popen([BIN, "quantize", source, self.folder / "a.gguf", "--type", kind, "--overwrite"],
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        self.assertEqual(process.returncode, 0)
+        return usage.ru_maxrss / 1024
+
+    def test_memory_does_not_grow_with_the_file(self):
+        def megabytes(count):
+            rows = count * 256  # of 2 KiB
+            return {"blocks.0.weight": ("BF16", [rows, 1024], None), "embed.weight": ("BF16", [rows, 1024], None)}
+        small = self.peak(self.weights("small.safetensors", megabytes(1)), "Q4_0")
+        for kind in ("Q4_0", "Q4_K_S"):
+            large = self.peak(self.weights("large.safetensors", megabytes(400)), kind)
+            self.assertLess(large, small + 100)
+
+    def test_what_is_no_number_is_kept_by_floats_and_refused_by_blocks(self):
+        odd = struct.pack("<4f", math.nan, math.inf, -0.0, 1e-40) + bytes(4 * (64 * 64 - 4))
+        source = self.weights("odd.safetensors", {"blocks.0.weight": ("F32", [64, 64], odd),
+                                                  "norm": ("F32", [4], odd[:16]), "none": ("F32", [0, 32], b"")})
+        for kind, out in (("F32", "a.safetensors"), ("F32", "a.gguf")):
+            result = self.quantize(out, kind, "--overwrite", source=source)
+            self.assertEqual(result.code, 0, result.err)
+            self.assertEqual(set(self.tensors(self.folder / out)), {"blocks.0.weight", "norm", "none"})
+        self.assertEqual(read_safetensors(self.folder / "a.safetensors")[1]["blocks.0.weight"], odd)
+        self.assertEqual(self.quantize("b.safetensors", "BF16", source=source).code, 0)
+        half = read_safetensors(self.folder / "b.safetensors")[1]["blocks.0.weight"]
+        self.assertEqual(struct.unpack_from("<2H", half), (0x7fc0, 0x7f80))
+        self.assert_fails(self.quantize("c.gguf", "Q8_0", source=source), 1, "blocks.0.weight", "BF16 or F32")
+
+    def test_importance_is_collected_added_to_and_used(self):
+        matrix = self.folder / "i.gguf"
+        weights = []
+        for _ in range(2):
+            result = atelier("generate", "-m", model("tiny"), *DRAW, "--overwrite", "--out", self.folder / "a.png",
+                             "--collect-imatrix", matrix)
+            self.assertEqual(result.code, 0, result.err)
+            self.assertEqual(result.event("imatrix")["file"], str(matrix))
+            weights.append(result.event("imatrix")["weights"])
+        self.assertGreater(weights[0], 100)
+        self.assertEqual(weights[0], weights[1])
+        plain = self.quantize("p.gguf", "Q4_0")
+        weighed = self.quantize("w.gguf", "Q4_0", "--imatrix", matrix)
+        self.assertEqual(weighed.code, 0, weighed.err)
+        self.assertGreater(weighed.event("quant_plan")["weighed"], 50)
+        self.assertNotIn("weighed", plain.event("quant_plan"))
+        self.assertNotEqual((self.folder / "p.gguf").read_bytes(), (self.folder / "w.gguf").read_bytes())
+        self.draw(self.folder / "w.gguf")
+        drawn = self.draw(model("tiny"))
+        self.assertEqual(drawn.rows, Png(self.folder / "a.png").rows)
+
+    def test_importance_of_another_kind_is_refused_or_warned_of(self):
+        for words, code in ((("--imatrix", model("tiny")), 1), (("--imatrix", self.folder / "none.gguf"), 1)):
+            self.assert_fails(self.quantize("a.gguf", "Q4_0", *words), code, words[1].name)
+        (self.folder / "i.gguf").write_bytes(b"nothing")
+        result = atelier("generate", "-m", model("tiny"), *DRAW, "--out", self.folder / "a.png", "--collect-imatrix",
+                         self.folder / "i.gguf")
+        self.assert_fails(result, 1, "i.gguf")
+        self.assertEqual((self.folder / "i.gguf").read_bytes(), b"nothing")
+        self.assertFalse((self.folder / "a.png").exists())
+        os.remove(self.folder / "i.gguf")
+        atelier("generate", "-m", model("tiny"), *DRAW, "--out", self.folder / "a.png", "--collect-imatrix",
+                self.folder / "i.gguf")
+        source = self.weights("o.safetensors", {"blocks.0.weight": ("F32", [64, 64], None)})
+        result = self.quantize("o.gguf", "Q4_0", "--imatrix", self.folder / "i.gguf", source=source)
+        self.assertEqual(result.code, 0, result.err)
+        self.assertIn("has no entry", result.event("warning")["message"])
+
+
+class FitTable(Case):
+    def flux(self, dtype="BF16", size=2):
+        """FLUX.1 dev's transformer in its real size, all zeros, which take no room on disk."""
+        tensors, hidden = {}, 3072
+
+        def linear(name, out, inputs):
+            tensors.update({name + ".weight": [out, inputs], name + ".bias": [out]})
+        for name, inputs in (("time_in", 256), ("vector_in", 768), ("guidance_in", 256)):
+            linear(name + ".in_layer", hidden, inputs)
+            linear(name + ".out_layer", hidden, hidden)
+        linear("img_in", hidden, 64)
+        linear("txt_in", hidden, 4096)
+        for i in range(19):
+            for part in ("img", "txt"):
+                block = f"double_blocks.{i}.{part}_"
+                linear(block + "mod.lin", 6 * hidden, hidden)
+                linear(block + "attn.qkv", 3 * hidden, hidden)
+                linear(block + "attn.proj", hidden, hidden)
+                linear(block + "mlp.0", 4 * hidden, hidden)
+                linear(block + "mlp.2", hidden, 4 * hidden)
+                tensors.update({block + "attn.norm.query_norm.scale": [128], block + "attn.norm.key_norm.scale": [128]})
+        for i in range(38):
+            block = f"single_blocks.{i}."
+            linear(block + "linear1", 7 * hidden, hidden)
+            linear(block + "linear2", hidden, 5 * hidden)
+            linear(block + "modulation.lin", 3 * hidden, hidden)
+            tensors.update({block + "norm.query_norm.scale": [128], block + "norm.key_norm.scale": [128]})
+        linear("final_layer.adaLN_modulation.1", 2 * hidden, hidden)
+        linear("final_layer.linear", 64, hidden)
+        header, position = {}, 0
+        for name, shape in tensors.items():
+            header[name] = {"dtype": dtype, "shape": shape,
+                            "data_offsets": [position, position + size * math.prod(shape)]}
+            position += size * math.prod(shape)
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        path = self.folder / "flux.safetensors"
+        with open(path, "wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            file.truncate(8 + len(text) + position)
+        return path
+
+    def fits(self, path):
+        result = atelier("inspect", path, "--json")
+        self.assertEqual(result.code, 0, result.err)
+        return json.loads(result.out)["model"]["fits"]
+
+    def test_says_which_encoding_fits_which_memory(self):
+        path = self.flux()
+        fits = self.fits(path)
+        self.assertEqual([memory >> 30 for memory in fits["memory"]], [8, 12, 16, 24])
+        order = [t["name"] for t in atelier("quantize", "--list", "--json").event("quant_types")["types"]] + [""]
+        last = None
+        for row in fits["rows"]:
+            kinds = [order.index(kind) for kind in row["types"]]
+            self.assertEqual(kinds, sorted(kinds, reverse=True), "more memory, finer type")
+            if last:
+                self.assertTrue(all(a >= b for a, b in zip(kinds, last)), "larger picture, coarser type")
+            last = kinds
+        # 11.9 thousand million weights: 22 GiB in F16, 12 in Q8_0, 6.5 to 7 in Q4_K_M.
+        square = next(row for row in fits["rows"] if row["width"] == 1024)
+        self.assertEqual(square["types"], ["Q4_K_M", "Q6_K", "Q8_0", "F16"])
+        text = atelier("inspect", path).out
+        self.assertIn("1024x1024", text)
+        self.assertIn("8.00 GiB", text)
+
+    def test_a_small_model_fits_as_it_is(self):
+        for row in self.fits(model("tiny"))["rows"]:
+            self.assertEqual(row["types"], ["F16"] * 4)
+            self.assertEqual(row["tiled"], [False] * 4)
 
 
 if __name__ == "__main__":

@@ -64,11 +64,14 @@ void Generation::run() {
   limit_memory(plan_, *engine_);
   warn_of_memory();
   prepare_files();
+  if (!options_.collect_imatrix.empty()) begin_collecting();
   encode_prompts();
   load_model();
   clock_.emplace(plan_.runs * plan_.steps_per_run);
+  slow_.emplace(run_size(plan_, options_, *engine_), plan_.seconds_per_call);
   for (size_t run = 0; run < options_.prompts.size(); ++run) draw_run(run);
   if (!options_.sheet.empty()) write_sheet();
+  if (!options_.collect_imatrix.empty()) write_importance();
   finish();
 }
 
@@ -113,6 +116,8 @@ void Generation::prepare_files() {
   if (!options_.sheet.empty()) prepare_folder_of(options_.sheet, "--sheet");
   if (!options_.preview.empty()) prepare_folder_of(options_.preview, "--preview");
   if (!options_.save_latent.empty()) prepare_folder_of(options_.save_latent, "--save-latent");
+  if (!options_.collect_imatrix.empty())
+    prepare_folder_of(options_.collect_imatrix, "--collect-imatrix");
 }
 
 void Generation::encode_prompts() {
@@ -189,9 +194,11 @@ at::Tensor Generation::sample_run(size_t run) {
       model_call(engine_->unet().get(), {positive_[run], negative_, start_.concat});
   const ModelCall timed = [&](const ModelInput& input) {
     const StepClock::Inside inside(*clock_);
+    ++calls_;
     return network(input);
   };
   clock_->begin_run();
+  slow_->begin(read_vitals());
   try {
     const Sampled sampled =
         sample(job, timed, [&](const Step& step) { on_step(run, step); }, host_.stop());
@@ -214,6 +221,11 @@ void Generation::on_step(size_t run, const Step& step) {
                {"seconds", seconds},
                {"seconds_per_step", clock_->median()},
                {"seconds_left", clock_->left()}});
+  if (auto event = slow_->step(seconds, std::exchange(calls_, 0), read_vitals())) {
+    (*event)["run"] = run + 1;
+    (*event)["step"] = step.index + 1;
+    host_.event(*event);
+  }
   if (!preview_) return;
   preview_->write(step.denoised);
   host_.event(
@@ -299,6 +311,27 @@ void Generation::write_sheet() {
                {"file", file.string()},
                {"columns", columns},
                {"rows", (count + columns - 1) / columns}});
+}
+
+/// Has every part that can be quantised watched; text encoders' entries stand behind their names.
+void Generation::begin_collecting() {
+  if (std::filesystem::exists(options_.collect_imatrix))
+    importance_ = ImportanceMatrix::load(options_.collect_imatrix);
+  const auto watch = [&](auto& part, const auto& def, std::string prefix) {
+    if (!def.quantisation.empty())
+      part.observe(&collectors_.emplace_back(importance_, std::move(prefix)));
+  };
+  const ModelDef& def = engine_->def();
+  watch(engine_->unet(), def.denoiser, "");
+  for (size_t i = 0; i < def.text.size(); ++i)
+    watch(engine_->text()[i], *def.text[i].encoder, fmt::format("{}.", def.text[i].encoder->name));
+}
+
+void Generation::write_importance() {
+  importance_.save(options_.collect_imatrix);
+  host_.event({{"event", "imatrix"},
+               {"file", options_.collect_imatrix.string()},
+               {"weights", importance_.size()}});
 }
 
 void Generation::finish() {

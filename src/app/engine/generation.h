@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <list>
 #include <optional>
 #include <string>
 #include <vector>
@@ -9,8 +10,10 @@
 #include "app/engine/picture_files.h"
 #include "app/engine/plan.h"
 #include "app/engine/preview.h"
+#include "app/engine/slow_step.h"
 #include "app/engine/step_clock.h"
 #include "app/engine_interface.h"
+#include "pipeline/importance.h"
 #include "pipeline/model_call.h"
 
 namespace atelier {
@@ -37,6 +40,8 @@ class Generation {
   void on_step(size_t run, const Step& step);
   void write_pictures(size_t run, const at::Tensor& latent);
   void write_sheet();
+  void begin_collecting();
+  void write_importance();
   void finish();
 
   PictureFacts facts_of(size_t run, int64_t batch_index) const;
@@ -53,13 +58,17 @@ class Generation {
   EngineHost& host_;
   StepClock::Clock::time_point started_;
   StartPictures pictures_;
-  std::optional<Engine> engine_;
+  ImportanceMatrix importance_;
+  std::list<ImportanceCollector> collectors_;
+  std::optional<Engine> engine_;  // watched by the collectors
   Plan plan_;
   std::vector<Conditioning> positive_;  // by run
   Conditioning negative_;
   StartLatent start_;
   std::optional<Preview> preview_;
   std::optional<StepClock> clock_;
+  std::optional<SlowSteps> slow_;
+  int64_t calls_ = 0;  // of the model, in this step
   PictureFiles files_;
   std::vector<Image> drawn_;  // kept for the sheet
   std::vector<std::string> written_;

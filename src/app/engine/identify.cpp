@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "app/engine/fit_table.h"
 #include "base/error.h"
 #include "formats/model_folder.h"
 #include "pipeline/engine.h"
@@ -39,7 +40,8 @@ Json describe(const ModelParts& parts) {
                                repaints ? ", inpainting" : "")},
           {"size",
            {parts.width.value_or(traits.native_size), parts.height.value_or(traits.native_size)}},
-          {"parts", names}};
+          {"parts", names},
+          {"fits", fit_table(parts)}};
 }
 
 }  // namespace

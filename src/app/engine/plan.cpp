@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <random>
 
+#include "app/engine/speed_probe.h"
 #include "base/error.h"
 #include "device/memory_info.h"
 
@@ -14,6 +16,7 @@ namespace atelier {
 namespace {
 
 constexpr double kStrength = 0.75;  // of a run that starts from a picture or a latent
+constexpr double kModelShare = 0.7;  // of a lone layer's speed that a whole model reaches, about
 constexpr Bytes kProgram = 256_MiB;  // libtorch, the program, the vocabulary
 
 std::optional<at::ScalarType> chosen(const std::string& own, const std::string& common,
@@ -108,6 +111,10 @@ void estimate(Plan& plan, const GenerateOptions& options, Engine& engine) {
   const Bytes step = engine.unet().get().activation_bytes(
       options.batch * (alone ? 1 : 2), plan.height / factor, plan.width / factor);
   const Bytes pictures = Bytes(options.batch * plan.runs * plan.width * plan.height * 3) + kProgram;
+  plan.seconds_per_call =
+      engine.unet().get().operations(options.batch * (alone ? 1 : 2), plan.height / factor,
+                                     plan.width / factor) /
+      (kModelShare * operations_per_second(engine.unet().compute()));
   plan.available = read_memory_info().usable_available();
   if (!options.ram.empty())
     plan.available = std::min(plan.available, parse_bytes(options.ram, "--ram"));
@@ -118,6 +125,7 @@ void estimate(Plan& plan, const GenerateOptions& options, Engine& engine) {
   plan.weights = plan.unet.kept + plan.vae.kept;
   plan.activations = std::max(step, coding);
   plan.needed = std::max({plan.text.needed, plan.unet.needed, plan.vae.needed});
+  plan.tiling_helps = !options.tiled_vae && plan.vae.needed > plan.unet.needed;
 }
 
 }  // namespace
@@ -155,6 +163,19 @@ Plan make_plan(const GenerateOptions& options, Engine& engine, const StartPictur
   plan.threads = threads;
   estimate(plan, options, engine);
   return plan;
+}
+
+RunSize run_size(const Plan& plan, const GenerateOptions& options, const Engine& engine) {
+  const FoundPart& part = engine.unet().found();
+  std::map<std::string_view, uint64_t> bytes;
+  for (const auto& [name, info] : part.source->tensors())
+    if (name.starts_with(part.place.prefix)) bytes[encoding_info(info.encoding).name] += info.size;
+  const auto most = std::ranges::max_element(bytes, {}, [](const auto& row) { return row.second; });
+  return {.width = plan.width,
+          .height = plan.height,
+          .batch = options.batch,
+          .encoding = most == bytes.end() ? "" : std::string(most->first),
+          .could_tile = plan.tiling_helps};
 }
 
 void require_memory(const Plan& plan, const GenerateOptions& options) {
@@ -202,6 +223,7 @@ Json plan_event(const Plan& plan, const GenerateOptions& o, Engine& engine) {
                     {"text", dtype_name(engine.text().front().compute().dtype)},
                     {"vae", dtype_name(engine.vae().compute().dtype)}};
   event["threads"] = plan.threads;
+  if (plan.seconds_per_call > 0) event["seconds_per_call"] = plan.seconds_per_call;
   event["memory"] = {{"weights", plan.weights.count()},
                      {"activations", plan.activations.count()},
                      {"needed", plan.needed.count()},

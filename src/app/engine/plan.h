@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "app/engine/slow_step.h"
 #include "app/generate_options.h"
 #include "base/bytes.h"
 #include "base/json.h"
@@ -28,6 +29,8 @@ struct Plan {
   int threads = 1;
   Bytes weights, activations, needed, available;
   PhaseMemory text, unet, vae;
+  bool tiling_helps = false;  // decoding needs most, and is not tiled
+  double seconds_per_call = 0;  // of the denoiser, estimated; 0: unknown
 };
 
 /// Chooses what the options leave open, and draws a random seed if none is given. Throws `mismatch`
@@ -37,6 +40,9 @@ Plan make_plan(const GenerateOptions& options, Engine& engine, const StartPictur
 
 /// The sampler's job but for latent, seed and mask. `engine` is kept by reference.
 SampleJob sample_job(const GenerateOptions& options, const Engine& engine, double strength);
+
+/// What a run that is too slow could do with less of.
+RunSize run_size(const Plan& plan, const GenerateOptions& options, const Engine& engine);
 
 /// Throws `out_of_memory` with the figures and what would help if the plan cannot fit.
 void require_memory(const Plan& plan, const GenerateOptions& options);

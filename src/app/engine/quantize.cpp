@@ -16,7 +16,9 @@ namespace {
 
 Json describe(const QuantPlan& plan, const QuantizeOptions& options) {
   std::map<std::string, std::pair<uint64_t, uint64_t>> by_encoding;  // tensors, bytes
+  size_t weighed = 0;
   for (const TensorPlan& tensor : plan.tensors) {
+    weighed += !tensor.importance.empty();
     auto& [count, bytes] = by_encoding[std::string(encoding_info(tensor.to).name)];
     ++count;
     bytes += tensor.to_bytes;
@@ -24,15 +26,17 @@ Json describe(const QuantPlan& plan, const QuantizeOptions& options) {
   Json encodings = Json::array();
   for (const auto& [name, share] : by_encoding)
     encodings.push_back({{"encoding", name}, {"tensors", share.first}, {"bytes", share.second}});
-  return {{"event", "quant_plan"},
-          {"file", options.in.string()},
-          {"out", options.out.string()},
-          {"type", plan.type->name},
-          {"architecture", plan.architecture},
-          {"tensors", plan.tensors.size()},
-          {"from_bytes", plan.from_bytes()},
-          {"to_bytes", plan.to_bytes()},
-          {"encodings", encodings}};
+  Json event = {{"event", "quant_plan"},
+                {"file", options.in.string()},
+                {"out", options.out.string()},
+                {"type", plan.type->name},
+                {"architecture", plan.architecture},
+                {"tensors", plan.tensors.size()},
+                {"from_bytes", plan.from_bytes()},
+                {"to_bytes", plan.to_bytes()},
+                {"encodings", encodings}};
+  if (!options.imatrix.empty()) event["weighed"] = weighed;
+  return event;
 }
 
 Json row(const TensorPlan& tensor, const TensorError& error) {
@@ -57,13 +61,24 @@ void quantize_file(const QuantizeOptions& options, EngineHost& host) {
   const auto started = std::chrono::steady_clock::now();
   if (options.threads > 0) at::set_num_threads(static_cast<int>(options.threads));
   const auto source = open_source(options.in);
-  QuantJob job{.source = source,
-               .plan = plan_quantization(source, quant_type(options.type), options.out),
-               .out = options.out,
-               .progress = {},
-               .stop = host.stop()};
+  std::shared_ptr<const ImportanceMatrix> importance;
+  if (!options.imatrix.empty())
+    importance = std::make_shared<ImportanceMatrix>(ImportanceMatrix::load(options.imatrix));
+  QuantJob job{
+      .source = source,
+      .plan = plan_quantization(source, quant_type(options.type), options.out, importance.get()),
+      .out = options.out,
+      .importance = importance,
+      .progress = {},
+      .stop = host.stop()};
   Json report = describe(job.plan, options);
   host.event(report);
+  if (importance && report["weighed"] == 0)
+    host.event(
+        {{"event", "warning"},
+         {"message", fmt::format("{} has no entry for any tensor that is quantised; it has no "
+                                 "effect",
+                                 options.imatrix.string())}});
   Json rows = Json::array();
   TensorError total;
   const auto all = static_cast<double>(job.plan.from_bytes());

@@ -14,6 +14,7 @@ namespace {
 constexpr int kWidth = 16;
 /// Sixteen floats: one, two or four registers.
 using Floats = float __attribute__((vector_size(64)));
+using Ints = int32_t __attribute__((vector_size(64)));
 
 #define ATELIER_LANES __attribute__((always_inline)) inline
 
@@ -32,30 +33,48 @@ template <class X>
 ATELIER_LANES X rounded(X x) {
   return (x + 12582912.f) - 12582912.f;
 }
-ATELIER_LANES Floats clamped(Floats x, float low, float high) {
-  x = x < low ? splat(low) : x;
-  return x > high ? splat(high) : x;
-}
 ATELIER_LANES float clamped(float x, float low, float high) {
   return x < low ? low : x > high ? high : x;
 }
-/// The lanes joined two by two, in one order.
-template <class Join>
-ATELIER_LANES float joined(Floats x, const Join& join) {
-  float lanes[kWidth];
-  store(lanes, x);
-  for (int width = kWidth / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) lanes[i] = join(lanes[i], lanes[i + width]);
-  return lanes[0];
+/// The nearest integer from `low` to `high`, which are integers too. While the sum with a large
+/// number rounds, its bits are in the order of the numbers, and integers have a minimum and a
+/// maximum in one instruction.
+ATELIER_LANES Floats rounded_within(Floats x, float low, float high) {
+  constexpr float kLarge = 12582912.f;
+  const Ints least = reinterpret_cast<Ints>(splat(low + kLarge));
+  const Ints most = reinterpret_cast<Ints>(splat(high + kLarge));
+  Ints bits = reinterpret_cast<Ints>(x + kLarge);
+  bits = bits > least ? bits : least;
+  bits = bits < most ? bits : most;
+  return reinterpret_cast<Floats>(bits) - kLarge;
+}
+ATELIER_LANES float rounded_within(float x, float low, float high) {
+  return clamped(rounded(x), low, high);
+}
+/// The lanes joined two by two, in one order: each with the one half of what is left further on.
+template <class X, class Join>
+ATELIER_LANES auto joined(X x, const Join& join) {
+  x = join(
+      x, __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15));
+  x = join(x, __builtin_shufflevector(x, x, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7));
+  x = join(x, __builtin_shufflevector(x, x, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3));
+  x = join(x, __builtin_shufflevector(x, x, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1));
+  return x[0];
 }
 ATELIER_LANES float sum(Floats x) {
-  return joined(x, [](float a, float b) { return a + b; });
+  return joined(x, [](Floats a, Floats b) { return a + b; });
 }
-ATELIER_LANES float least(Floats x) {
-  return joined(x, [](float a, float b) { return a < b ? a : b; });
+template <class X>
+ATELIER_LANES auto least(X x) {
+  return joined(x, [](X a, X b) { return a < b ? a : b; });
 }
 ATELIER_LANES float most(Floats x) {
-  return joined(x, [](float a, float b) { return a > b ? a : b; });
+  return joined(x, [](Floats a, Floats b) { return a > b ? a : b; });
+}
+/// The first lane that holds `value`; 0 if none does.
+ATELIER_LANES int lane_of(Floats x, float value) {
+  constexpr Ints kLanes{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return least(x == value ? kLanes : Ints{} + kWidth) % kWidth;
 }
 
 /// The least and the greatest of `count` numbers, a multiple of 16.
@@ -78,7 +97,7 @@ struct Evenly {
   float low, high;
   template <class X>
   ATELIER_LANES X operator()(X x) const {
-    return clamped(rounded(x), low, high);
+    return rounded_within(x, low, high);
   }
 };
 
@@ -111,9 +130,7 @@ float fit_scale(const float* x, const float* weights, const Round& round, float 
     length += wq * q;
   }
   const Floats explained = length > 0.f ? along * along / length : Floats{};
-  int best = 0;
-  for (int i = 1; i < kWidth; ++i)
-    if (explained[i] > explained[best]) best = i;
+  const int best = lane_of(explained, most(explained));
   return length[best] > 0 ? along[best] / length[best] : 0;
 }
 
@@ -131,17 +148,19 @@ Fit fit_affine(const float* x, const float* weights, float high) {
   if (!(width > 1e-30f)) return {.scale = 0, .offset = low};
   // Numbers above the least: y is about scale * code + shift.
   Floats w{}, wy{};
+  float above_least[N];
   for (int i = 0; i < N; i += kWidth) {
-    const Floats weight = load_weights(weights, i);
+    const Floats weight = load_weights(weights, i), y = load(x + i) - low;
+    store(above_least + i, y);
     w += weight;
-    wy += weight * (load(x + i) - low);
+    wy += weight * y;
   }
   const float n = sum(w), sy = sum(wy);
   const Floats inverse = (kTrial * 0.13f + (high - 0.2f)) / width;
   Floats q{}, qq{}, yq{};
   for (int i = 0; i < N; ++i) {
-    const float y = x[i] - low;
-    const Floats code = clamped(rounded(inverse * y), 0, high);
+    const float y = above_least[i];
+    const Floats code = rounded_within(inverse * y, 0, high);
     const Floats weighted = weights != nullptr ? code * weights[i] : code;
     q += weighted;
     qq += weighted * code;
@@ -156,14 +175,14 @@ Fit fit_affine(const float* x, const float* weights, float high) {
   // The error without the part that all trials share.
   const Floats error =
       scale * (scale * qq - 2.f * yq + 2.f * shift * q) + shift * (n * shift - 2.f * sy);
-  Fit best{.scale = width / high, .offset = low};
-  float lowest = HUGE_VALF;
-  for (int i = 0; i < kWidth; ++i) {
-    if (!(determinant[i] > 0 && scale[i] > 0 && error[i] < lowest)) continue;
-    lowest = error[i];
-    best = {scale[i], low + shift[i]};
-  }
-  return best;
+  const Floats none = splat(HUGE_VALF);
+  Floats valid = determinant > 0.f ? error : none;
+  valid = scale > 0.f ? valid : none;
+  valid = valid < none ? valid : none;  // not a number
+  const float lowest = least(valid);
+  if (!(lowest < HUGE_VALF)) return {.scale = width / high, .offset = low};
+  const int best = lane_of(valid, lowest);
+  return {.scale = scale[best], .offset = low + shift[best]};
 }
 
 }  // namespace

@@ -44,6 +44,8 @@ using StoredHalf = ScalarHalf;
 using StoredBf16 = ScalarBf16;
 using StoredE4M3 = ScalarE4M3;
 using StoredE5M2 = ScalarE5M2;
+template <class Table>
+using StoredNibbles = ScalarNibbles<Table>;
 
 }  // namespace
 }  // namespace atelier

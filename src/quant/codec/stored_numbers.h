@@ -2,6 +2,7 @@
 #pragma once
 
 #include "quant/codec/float_codes.h"
+#include "quant/codec/four_bits.h"
 
 namespace atelier {
 namespace {
@@ -32,6 +33,11 @@ struct ScalarE4M3 {
 struct ScalarE5M2 {
   using Type = uint8_t;
   __attribute__((always_inline)) static float widen(Type code) { return e5m2_to_float(code); }
+};
+
+template <class Table>
+struct ScalarNibbles {
+  using Values = Table;
 };
 
 __attribute__((always_inline)) inline void store_one(float* to, float value) { *to = value; }

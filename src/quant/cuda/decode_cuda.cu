@@ -2,6 +2,7 @@
 #include <cuda_runtime.h>
 
 #include "quant/codec/all_blocks.h"
+#include "quant/codec/four_bits.h"
 #include "quant/cuda/decode_cuda.h"
 
 namespace atelier {
@@ -28,6 +29,11 @@ struct FromE4M3 {
 struct FromE5M2 {
   using Stored = uint8_t;
   __device__ static float widen(Stored code) { return e5m2_to_float(code); }
+};
+
+struct FromInt8 {
+  using Stored = int8_t;
+  __device__ static float widen(Stored code) { return static_cast<float>(code); }
 };
 
 struct ToFloat {
@@ -80,6 +86,74 @@ void launch_blocks(const void* from, int64_t n, void* to, cudaStream_t stream) {
                                                           static_cast<typename To::Type*>(to));
 }
 
+template <class From, class To>
+__global__ void scale_codes(const typename From::Stored* from, int64_t n, const float* scales,
+                            int64_t group, typename To::Type* to) {
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += stride)
+    to[i] = To::narrow(any_nan_as_one(scales[i / group] * From::widen(from[i])));
+}
+
+template <class From, class To>
+void launch_scaled(const void* from, int64_t n, const float* scales, int64_t group, void* to,
+                   cudaStream_t stream) {
+  const int64_t blocks = (n + kThreads - 1) / kThreads;
+  const auto grid = static_cast<unsigned>(blocks < 65535 ? blocks : 65535);
+  scale_codes<From, To>
+      <<<grid, kThreads, 0, stream>>>(static_cast<const typename From::Stored*>(from), n, scales,
+                                      group, static_cast<typename To::Type*>(to));
+}
+
+/// A thread takes the two codes of a byte, which share a scale.
+template <class Table, class To>
+__global__ void scale_nibbles(const uint8_t* from, int64_t bytes, const float* scales,
+                              int64_t group, typename To::Type* to) {
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < bytes;
+       i += stride) {
+    const float scale = scales[2 * i / group];
+    to[2 * i] = To::narrow(any_nan_as_one(scale * Table::value(from[i] >> 4)));
+    to[2 * i + 1] = To::narrow(any_nan_as_one(scale * Table::value(from[i] & 15)));
+  }
+}
+
+template <class Table, class To>
+void launch_nibbles(const void* from, int64_t n, const float* scales, int64_t group, void* to,
+                    cudaStream_t stream) {
+  const int64_t blocks = (n / 2 + kThreads - 1) / kThreads;
+  const auto grid = static_cast<unsigned>(blocks < 65535 ? blocks : 65535);
+  scale_nibbles<Table, To><<<grid, kThreads, 0, stream>>>(
+      static_cast<const uint8_t*>(from), n / 2, scales, group, static_cast<typename To::Type*>(to));
+}
+
+using LaunchScaled = void (*)(const void*, int64_t, const float*, int64_t, void*, cudaStream_t);
+
+struct ScaledRow {
+  Encoding encoding;
+  LaunchScaled launch[3];  // by Number
+};
+
+template <class From>
+constexpr ScaledRow scaled_row(Encoding encoding) {
+  return {
+      encoding,
+      {launch_scaled<From, ToFloat>, launch_scaled<From, ToBFloat16>, launch_scaled<From, ToHalf>}};
+}
+
+template <class Table>
+constexpr ScaledRow nibble_row(Encoding encoding) {
+  return {encoding,
+          {launch_nibbles<Table, ToFloat>, launch_nibbles<Table, ToBFloat16>,
+           launch_nibbles<Table, ToHalf>}};
+}
+
+constexpr ScaledRow kScaledRows[] = {
+    scaled_row<FromFloat>(Encoding::f32),     scaled_row<FromHalf>(Encoding::f16),
+    scaled_row<FromBFloat16>(Encoding::bf16), scaled_row<FromE4M3>(Encoding::f8_e4m3),
+    scaled_row<FromE5M2>(Encoding::f8_e5m2),  scaled_row<FromInt8>(Encoding::i8),
+    nibble_row<NormalFloat4>(Encoding::nf4),  nibble_row<TwelfthsFloat4>(Encoding::fp4),
+};
+
 using Launch = void (*)(const void*, int64_t, void*, cudaStream_t);
 
 struct Row {
@@ -131,6 +205,20 @@ const char* cuda_decode(const void* from, Encoding encoding, int64_t elements, v
   found->launch[static_cast<int>(output)](from, elements, to, static_cast<cudaStream_t>(stream));
   const cudaError_t error = cudaGetLastError();
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+const char* cuda_decode_scaled(const void* from, Encoding encoding, int64_t elements,
+                               const float* scales, int64_t group, void* to, Number output,
+                               void* stream) {
+  for (const ScaledRow& row : kScaledRows) {
+    if (row.encoding != encoding) continue;
+    if (elements <= 0) return nullptr;
+    row.launch[static_cast<int>(output)](from, elements, scales, group, to,
+                                         static_cast<cudaStream_t>(stream));
+    const cudaError_t error = cudaGetLastError();
+    return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+  }
+  return "no CUDA kernel for this encoding under scales";
 }
 
 int cuda_device_count() {

@@ -16,6 +16,12 @@ bool cuda_decodes(Encoding encoding);
 const char* cuda_decode(const void* from, Encoding encoding, int64_t elements, void* to,
                         Number output, void* stream);
 
+/// The same for fp32, fp16, bf16, fp8, I8, NF4 and FP4 under fp32 scales in device memory, one for
+/// each `group` elements, an even number for codes of four bits. Takes the scales as they are.
+const char* cuda_decode_scaled(const void* from, Encoding encoding, int64_t elements,
+                               const float* scales, int64_t group, void* to, Number output,
+                               void* stream);
+
 /// Number of usable GPUs; 0 without a driver or in a build without CUDA.
 int cuda_device_count();
 

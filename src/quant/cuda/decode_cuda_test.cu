@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "quant/codec/all_blocks.h"
+#include "quant/codec/four_bits.h"
 #include "quant/cuda/decode_cuda.h"
 
 namespace atelier {
@@ -79,7 +80,53 @@ TEST(CudaDecode, EveryBlockEncodingGivesTheHostsBits) {
   compare_all(AllBlocks());
 }
 
+// All bytes under a scale for each 64 elements, rounded to bf16.
+std::vector<uint16_t> decode_scaled(Encoding encoding, const std::vector<float>& scales,
+                                    size_t elements) {
+  std::vector<uint8_t> codes(256);
+  std::iota(codes.begin(), codes.end(), uint8_t{0});
+  std::vector<uint16_t> result(elements);
+  void *from = nullptr, *factors = nullptr, *to = nullptr;
+  EXPECT_EQ(cudaMalloc(&from, codes.size()), cudaSuccess);
+  EXPECT_EQ(cudaMalloc(&factors, scales.size() * 4), cudaSuccess);
+  EXPECT_EQ(cudaMalloc(&to, elements * 2), cudaSuccess);
+  cudaMemcpy(from, codes.data(), codes.size(), cudaMemcpyHostToDevice);
+  cudaMemcpy(factors, scales.data(), scales.size() * 4, cudaMemcpyHostToDevice);
+  EXPECT_EQ(cuda_decode_scaled(from, encoding, static_cast<int64_t>(elements),
+                               static_cast<const float*>(factors), 64, to, Number::bf16, nullptr),
+            nullptr);
+  cudaMemcpy(result.data(), to, elements * 2, cudaMemcpyDeviceToHost);
+  cudaFree(from);
+  cudaFree(factors);
+  cudaFree(to);
+  return result;
+}
+
+TEST(CudaDecode, EveryCodeUnderAScaleGivesTheHostsBits) {
+  if (cuda_device_count() == 0) GTEST_SKIP() << "no GPU";
+  const std::vector<float> scales{0.3F, 1.7F, 0.01F, 90.1F, 0.7F, 3.3F, 0.25F, 11.F};
+  const auto product = [&](size_t i, float code) {
+    return float_to_bfloat16(any_nan_as_one(scales[i / 64] * code));
+  };
+  const auto e4m3 = decode_scaled(Encoding::f8_e4m3, scales, 256);
+  const auto int8 = decode_scaled(Encoding::i8, scales, 256);
+  for (size_t i = 0; i < 256; ++i) {
+    EXPECT_EQ(e4m3[i], product(i, e4m3_to_float(static_cast<uint8_t>(i)))) << i;
+    EXPECT_EQ(int8[i], product(i, static_cast<float>(static_cast<int8_t>(i)))) << i;
+  }
+  const auto nf4 = decode_scaled(Encoding::nf4, scales, 512);
+  const auto fp4 = decode_scaled(Encoding::fp4, scales, 512);
+  for (size_t i = 0; i < 512; ++i) {
+    const int code = static_cast<int>(i % 2 == 0 ? i / 2 >> 4 : i / 2 & 15);
+    EXPECT_EQ(nf4[i], product(i, NormalFloat4::value(code))) << i;
+    EXPECT_EQ(fp4[i], product(i, TwelfthsFloat4::value(code))) << i;
+  }
+}
+
 TEST(CudaDecode, RefusesWhatItHasNoKernelFor) {
+  EXPECT_NE(
+      cuda_decode_scaled(nullptr, Encoding::q4_0, 32, nullptr, 32, nullptr, Number::f32, nullptr),
+      nullptr);
   EXPECT_FALSE(cuda_decodes(Encoding::c64));
   EXPECT_NE(cuda_decode(nullptr, Encoding::c64, 1, nullptr, Number::f32, nullptr), nullptr);
 }

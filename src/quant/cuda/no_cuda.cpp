@@ -9,6 +9,11 @@ const char* cuda_decode(const void*, Encoding, int64_t, void*, Number, void*) {
   return "this build has no CUDA code";
 }
 
+const char* cuda_decode_scaled(const void*, Encoding, int64_t, const float*, int64_t, void*, Number,
+                               void*) {
+  return "this build has no CUDA code";
+}
+
 int cuda_device_count() { return 0; }
 
 }  // namespace atelier

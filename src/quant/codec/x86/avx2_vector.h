@@ -109,6 +109,28 @@ struct StoredE5M2 : ScalarE5M2 {
     return _mm256_cvtph_ps(_mm_slli_epi16(load_bytes(from), 8));
   }
 };
+template <class Table>
+struct StoredNibbles : ScalarNibbles<Table> {
+  ATELIER_LANES static Floats load(const std::byte* from) {
+    int word = 0;
+    __builtin_memcpy(&word, from, 4);
+    const __m128i bytes = _mm_cvtsi32_si128(word);
+    const __m256i codes = _mm256_cvtepu8_epi32(_mm_unpacklo_epi8(_mm_srli_epi16(bytes, 4), bytes));
+    const __m256 low = _mm256_permutevar8x32_ps(eight<0>(), codes);
+    const __m256 high = _mm256_permutevar8x32_ps(eight<8>(), codes);
+    const __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(codes, 28));
+    return _mm256_blendv_ps(low, high, upper);
+  }
+
+ private:
+  template <int kFirst>
+  ATELIER_LANES static Floats eight() {
+    return _mm256_setr_ps(Table::value(kFirst), Table::value(kFirst + 1), Table::value(kFirst + 2),
+                          Table::value(kFirst + 3), Table::value(kFirst + 4),
+                          Table::value(kFirst + 5), Table::value(kFirst + 6),
+                          Table::value(kFirst + 7));
+  }
+};
 
 }  // namespace
 }  // namespace atelier

@@ -106,6 +106,19 @@ struct StoredE5M2 : ScalarE5M2 {
     return _mm512_cvtph_ps(_mm256_slli_epi16(load_bytes(from), 8));
   }
 };
+template <class Table>
+struct StoredNibbles : ScalarNibbles<Table> {
+  ATELIER_LANES static Floats load(const std::byte* from) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+    const __m128i pairs = _mm_unpacklo_epi8(_mm_srli_epi16(bytes, 4), bytes);
+    const __m512 table =
+        _mm512_setr_ps(Table::value(0), Table::value(1), Table::value(2), Table::value(3),
+                       Table::value(4), Table::value(5), Table::value(6), Table::value(7),
+                       Table::value(8), Table::value(9), Table::value(10), Table::value(11),
+                       Table::value(12), Table::value(13), Table::value(14), Table::value(15));
+    return _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(pairs), table);
+  }
+};
 
 }  // namespace
 }  // namespace atelier

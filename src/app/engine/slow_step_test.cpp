@@ -1,0 +1,175 @@
+// Slow steps: what counts as one, and which cause injected readings are put down to.
+#include "app/engine/slow_step.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <vector>
+
+#include "app/progress.h"
+
+namespace atelier {
+namespace {
+
+/// A machine of four processors of which this program uses all.
+Vitals quiet(double at) {
+  return {.resident = 6_GiB,
+          .swapped = {},
+          .allowed = 8_GiB,
+          .available = 2_GiB,
+          .major_faults = 10,
+          .memory_stall = 1,
+          .own = 4 * at,
+          .busy = 4 * at,
+          .stolen = 0,
+          .processors = 4,
+          .throttled = 7,
+          .megahertz = 3000};
+}
+
+Diagnosis after_two_seconds(Vitals later) { return diagnose(quiet(0), later, 2, 3000); }
+
+TEST(SlowStep, TellsItsCause) {
+  const Vitals same = quiet(2);
+  EXPECT_EQ(after_two_seconds(same).cause, SlowCause::unknown);
+
+  Vitals faults = same, stalled = same, swapped = same;
+  faults.major_faults += 5000;
+  stalled.memory_stall += 0.5;
+  swapped.swapped = 300_MiB;
+  for (const Vitals& vitals : {faults, stalled, swapped})
+    EXPECT_EQ(after_two_seconds(vitals).cause, SlowCause::memory);
+  EXPECT_EQ(
+      after_two_seconds(swapped).evidence,
+      "6.00 GiB resident of 8.00 GiB allowed, 300 MiB swapped out, 0 pages read back from disk");
+
+  Vitals busy = same, stolen = same;
+  busy.own = 4;  // of eight seconds of four processors, half for others
+  stolen.own = stolen.busy = 5;
+  stolen.stolen = 3;
+  EXPECT_EQ(after_two_seconds(busy).cause, SlowCause::others);
+  EXPECT_EQ(after_two_seconds(busy).evidence, "50 % of the processors");
+  EXPECT_EQ(after_two_seconds(stolen).cause, SlowCause::others);
+  EXPECT_NE(after_two_seconds(stolen).evidence.find("38 %"), std::string::npos);
+
+  Vitals hot = same, slow = same;
+  hot.throttled += 3;
+  slow.megahertz = 1800;
+  EXPECT_EQ(after_two_seconds(hot).cause, SlowCause::heat);
+  EXPECT_EQ(after_two_seconds(slow).evidence, "1800 MHz instead of 3000");
+
+  Vitals both = busy;
+  both.swapped = 1_GiB;  // swapping keeps the kernel busy, too
+  EXPECT_EQ(after_two_seconds(both).cause, SlowCause::memory);
+}
+
+TEST(SlowStep, FaultsThatExplainLittleAreNotBlamed) {
+  Vitals few = quiet(2);
+  few.major_faults += 50;
+  EXPECT_EQ(after_two_seconds(few).cause, SlowCause::unknown);
+}
+
+TEST(SlowStep, WhereNothingCanBeReadNothingIsBlamed) {
+  EXPECT_EQ(diagnose({}, {}, 5, 0).cause, SlowCause::unknown);
+}
+
+TEST(SlowStep, AdviceLeadsToLessMemory) {
+  const RunSize size{
+      .width = 1024, .height = 1000, .batch = 3, .encoding = "F16", .could_tile = true};
+  EXPECT_EQ(
+      advice(SlowCause::memory, size),
+      "Draw 1008x992, --batch 2, use a smaller encoding ('atelier quantize --type Q8_0'), use "
+      "--tiled-vae, or end other programs");
+  const RunSize least{.width = 16, .height = 24, .batch = 1, .encoding = "Q2_K"};
+  EXPECT_EQ(advice(SlowCause::memory, least), "Draw 16x16, or end other programs");
+  EXPECT_EQ(advice(SlowCause::unknown, size), "");
+}
+
+class Steps : public ::testing::Test {
+ protected:
+  std::optional<Json> step(double seconds, int64_t calls = 1, uint64_t more_faults = 0) {
+    time_ += seconds;
+    faults_ += more_faults;
+    Vitals now = quiet(time_);
+    now.major_faults += faults_;
+    return steps_.step(seconds, calls, now);
+  }
+  double time_ = 0;
+  uint64_t faults_ = 0;
+  SlowSteps steps_{{.width = 64, .height = 64, .batch = 1, .encoding = "Q8_0"}, 0};
+};
+
+TEST_F(Steps, OneFarAboveTheMedianIsTold) {
+  steps_.begin(quiet(0));
+  for (const double seconds : {9.0, 1.0, 1.1, 1.0}) EXPECT_FALSE(step(seconds));
+  EXPECT_FALSE(step(1.4));
+  const auto told = step(2.5, 1, 10'000);
+  ASSERT_TRUE(told);
+  EXPECT_EQ((*told)["event"], "slow_step");
+  EXPECT_EQ((*told)["cause"], "memory");
+  EXPECT_EQ((*told)["against"], "median");
+  EXPECT_EQ((*told)["usual"], 1.1);
+  EXPECT_EQ((*told)["first"], true);
+  const std::string message = (*told)["message"];
+  EXPECT_TRUE(
+      message.starts_with("this step took 2.5 s instead of 1.1 s: memory ran short (6.00 "));
+  EXPECT_NE(message.find("Draw 48x48"), message.npos);
+  EXPECT_EQ((*step(2.5, 1, 10'000))["first"], false);
+  EXPECT_EQ((*step(2.5))["cause"], "unknown");
+}
+
+TEST_F(Steps, WhatTakesNoTimeIsNotTold) {
+  for (const double seconds : {0.1, 0.1, 0.1, 0.25}) EXPECT_FALSE(step(seconds));
+  EXPECT_TRUE(step(0.35));
+}
+
+TEST_F(Steps, OneOfSeveralCallsMayTakeLonger) {
+  for (int i = 0; i < 3; ++i) EXPECT_FALSE(step(2, 2));
+  EXPECT_FALSE(step(1, 1));
+  EXPECT_FALSE(step(4, 4));
+  EXPECT_TRUE(step(4, 2));
+}
+
+TEST_F(Steps, FarFromThePlanIsToldOnlyWithACause) {
+  steps_ = SlowSteps({.width = 64, .height = 64, .batch = 1, .encoding = "Q8_0"}, 1.0);
+  steps_.begin(quiet(0));
+  EXPECT_FALSE(step(3));
+  const auto told = step(3, 1, 20'000);
+  ASSERT_TRUE(told);
+  EXPECT_EQ((*told)["against"], "plan");
+  EXPECT_EQ((*told)["usual"], 1.0);
+}
+
+TEST_F(Steps, OneLineForEachCauseIsPrinted) {
+  std::FILE* const log = std::tmpfile();
+  {
+    const auto printer = make_printer(Display::plain, log, log);
+    for (const double seconds : {1.0, 1.0, 5.0, 5.0})
+      if (const auto told = step(seconds)) printer->event(*told);
+  }
+  std::rewind(log);
+  std::string text(4096, '\0');
+  text.resize(std::fread(text.data(), 1, text.size(), log));
+  std::fclose(log);
+  EXPECT_EQ(text,
+            "warning: this step took 5.0 s instead of 1.0 s: neither memory, other programs nor "
+            "heat are to blame\n");
+}
+
+TEST(Vitals, OfThisMachineAreThere) {
+  const Vitals before = read_vitals();
+  EXPECT_GT(before.resident, 0_B);
+  EXPECT_GT(before.allowed, before.resident);
+  EXPECT_GE(before.processors, 1);
+  EXPECT_GT(before.busy, 0);
+  double work = 1;
+  for (int i = 0; i < 50'000'000; ++i) work = work * 1.0000001 + 1e-9;
+  const Vitals after = read_vitals();
+  EXPECT_GT(work, 1);
+  EXPECT_GT(after.own, before.own);
+  EXPECT_GE(after.busy, before.busy);
+  EXPECT_GE(after.major_faults, before.major_faults);
+}
+
+}  // namespace
+}  // namespace atelier

@@ -1,0 +1,12 @@
+// How fast this machine multiplies, tried out in an instant.
+#pragma once
+
+#include "memory/weight.h"
+
+namespace atelier {
+
+/// Multiplications and additions per second of a linear layer on `compute`, with libtorch's
+/// threads. Takes some hundredths of a second.
+double operations_per_second(const Compute& compute);
+
+}  // namespace atelier

@@ -1,0 +1,283 @@
+// One factor per tensor, row or tile, and what files say about which layers have them.
+#include "formats/scale_finder.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <limits>
+#include <optional>
+
+#include "base/error.h"
+#include "formats/layout.h"
+#include "formats/scale_error.h"
+
+namespace atelier {
+namespace {
+
+using E = Encoding;
+
+/// One way to name the factors of X.weight.
+struct FactorName {
+  std::string_view suffix;
+  float factor;
+  bool integers_only;
+};
+constexpr std::array kFactors = {
+    FactorName{".scale_weight", 1, false},
+    FactorName{".weight_scale", 1, false},
+    FactorName{".SCB", 1.0F / 127, true},
+};
+/// What else may stand beside X.weight and changes nothing here.
+constexpr std::array<std::string_view, 4> kBeside = {".scale_input", ".input_scale", ".comfy_quant",
+                                                     ".weight_format"};
+
+/// A format of `comfy_quant`, and what X.weight is then.
+struct LayerFormat {
+  std::string_view name;
+  E encoding;
+};
+constexpr std::array kFormats = {
+    LayerFormat{"float8_e4m3fn", E::f8_e4m3},
+    LayerFormat{"float8_e5m2", E::f8_e5m2},
+    LayerFormat{"float8_e4m3fn_rowwise", E::f8_e4m3},
+    LayerFormat{"float8_e4m3fn_blockwise", E::f8_e4m3},
+    LayerFormat{"int8_tensorwise", E::i8},
+    LayerFormat{"int8_blockwise", E::i8},
+};
+
+constexpr std::string_view kLayer = ".comfy_quant", kMarker = "scaled_fp8", kWeight = ".weight";
+constexpr size_t kMaxJson = 1 << 14;  // bytes of one layer's
+
+bool is_fp8(E encoding) { return encoding == E::f8_e4m3 || encoding == E::f8_e5m2; }
+
+bool can_scale(E encoding) {
+  return is_fp8(encoding) || encoding == E::i8 || encoding == E::f16 || encoding == E::bf16 ||
+         encoding == E::f32;
+}
+
+struct Tiles {
+  int64_t columns, tile_rows, tile_columns;
+};
+
+/// How factors of shape `scales` lie over a tensor of `shape`; nothing if they do not.
+std::optional<Tiles> tiles_of(Shape scales, const Shape& shape) {
+  const int64_t elements = TensorInfo{.shape = shape}.elements();
+  if (elements == 0) return {};
+  if (TensorInfo{.shape = scales}.elements() == 1) return Tiles{elements, 1, elements};
+  while (!scales.empty() && scales.back() == 1) scales.pop_back();
+  if (shape.size() < 2 || scales.empty() || scales.size() > 2) return {};
+  const int64_t rows = shape[0], width = elements / rows;
+  const int64_t down = scales[0], across = scales.size() == 2 ? scales[1] : 1;
+  if (down == 0 || across == 0 || rows % down != 0 || width % across != 0) return {};
+  if (down == rows) return Tiles{elements, 1, width / across};
+  if (scales.size() == 1) return {};
+  return Tiles{width, rows / down, width / across};
+}
+
+}  // namespace
+
+void bad_scale(const std::string& name, std::string expected, std::string found) {
+  throw Error(ErrorCode::malformed,
+              {.subject = tensor_subject(name),
+               .expected = std::move(expected),
+               .found = std::move(found),
+               .hint = "The file is damaged or was converted badly; download it again"});
+}
+
+void check_finite_scales(std::span<const std::byte> bytes, Encoding encoding,
+                         const std::string& name) {
+  const bool wide = encoding == E::f32;
+  const uint32_t exponent = wide ? 0x7f800000u : encoding == E::bf16 ? 0x7f80u : 0x7c00u;
+  for (size_t at = 0; at < bytes.size(); at += wide ? 4 : 2) {
+    uint32_t bits = 0;
+    std::memcpy(&bits, bytes.data() + at, wide ? 4 : 2);
+    if ((bits & exponent) == exponent)
+      bad_scale(name, "finite numbers", fmt::format("another at index {}", at / (wide ? 4 : 2)));
+  }
+}
+
+bool is_scale_encoding(Encoding encoding) {
+  return encoding == E::f32 || encoding == E::f16 || encoding == E::bf16;
+}
+
+FoundScales ScaleFinder::find() {
+  read_layers();
+  find_factors();
+  find_four_bits();
+  check_layers();
+  check_marked();
+  found_.any = !hidden_.empty() || !found_.companions.empty() || !layers_.empty();
+  if (!found_.any) return {};
+  for (const auto& [name, info] : table_)
+    if (!hidden_.contains(name)) found_.tensors.emplace(name, info);
+  return std::move(found_);
+}
+
+const TensorInfo* ScaleFinder::look(const std::string& name) const {
+  const auto found = table_.find(name);
+  return found == table_.end() ? nullptr : &found->second;
+}
+
+const TensorInfo& ScaleFinder::need(const std::string& name, const std::string& why) const {
+  if (const TensorInfo* info = look(name)) return *info;
+  bad_scale(name, "it, " + why, "no tensor of this name");
+}
+
+Json ScaleFinder::json_of(const std::string& name, const TensorInfo& info) const {
+  if (encoding_info(info.encoding).block_bytes != 1 || info.size > kMaxJson)
+    bad_scale(name, fmt::format("at most {} bytes of JSON", kMaxJson),
+              fmt::format("{} of {}", to_string(info.shape), encoding_info(info.encoding).name));
+  const std::span<const std::byte> bytes = source_.bytes(name);
+  try {
+    Json json = parse_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, name);
+    if (json.is_object()) return json;
+  } catch (const Error& error) {
+    bad_scale(name, error.facts().expected, error.facts().found);
+  }
+  bad_scale(name, "a JSON object", "another value");
+}
+
+void ScaleFinder::add(const std::string& weight, Scaling scaling,
+                      std::vector<std::string> companions) {
+  TensorInfo info = found_.tensors.contains(weight) ? found_.tensors.at(weight) : *look(weight);
+  info.scaling = std::make_shared<const Scaling>(std::move(scaling));
+  found_.tensors[weight] = std::move(info);
+  for (const std::string& companion : companions) hide(companion);
+  found_.companions[weight] = std::move(companions);
+}
+
+// ---- what the file says about its layers
+
+void ScaleFinder::read_layers() {
+  if (const auto found = source_.metadata().find(kLayersKey); found != source_.metadata().end()) {
+    const std::string subject = fmt::format("metadata {}", kLayersKey);
+    try {
+      const Json json = parse_json(found->second, subject);
+      const auto layers = json.is_object() ? json.find("layers") : json.end();
+      if (layers != json.end() && layers->is_object())
+        for (const auto& [layer, layout] : layers->items()) read_layer(layer, layout, subject);
+    } catch (const Error& error) {
+      if (!error.facts().hint.empty()) throw;
+      throw Error(error.code(), {.subject = subject,
+                                 .expected = error.facts().expected,
+                                 .found = error.facts().found,
+                                 .hint = std::string(kDamaged)});
+    }
+  }
+  for (const auto& [name, info] : table_) {
+    if (!name.ends_with(kLayer)) continue;
+    const std::string layer = name.substr(0, name.size() - kLayer.size());
+    if (look(layer + ".weight")) read_layer(layer, json_of(name, info), tensor_subject(name));
+  }
+}
+
+void ScaleFinder::read_layer(const std::string& layer, const Json& layout,
+                             const std::string& subject) {
+  const TensorInfo* weight = look(layer + ".weight");
+  if (!weight || !layout.is_object()) return;
+  const std::string format = layout.value("format", Json()).is_string()
+                                 ? layout["format"].get<std::string>()
+                                 : std::string();
+  const auto row = std::ranges::find(kFormats, format, &LayerFormat::name);
+  const bool rotated = layout.value("convrot", Json(false)) != Json(false);
+  if (row == kFormats.end() || rotated)
+    throw Error(ErrorCode::unsupported,
+                {.subject = subject,
+                 .expected = "weights scaled by one number, per row or per tile",
+                 .found = fmt::format("format {}{} of layer {}", in_quotes(format),
+                                      rotated ? ", rotated," : "", in_quotes(layer)),
+                 .hint = "Use the model's bf16, fp8 or GGUF file"});
+  const E stored = weight->encoding;
+  const bool codes = is_fp8(row->encoding) && (stored == E::u8 || stored == E::i8);
+  if (stored != row->encoding && !codes)
+    bad_scale(layer + ".weight",
+              fmt::format("{}, as its {} says", encoding_info(row->encoding).name,
+                          subject.starts_with("metadata") ? kLayersKey : kLayer.substr(1)),
+              std::string(encoding_info(stored).name));
+  layers_[layer + ".weight"] = row->encoding;
+}
+
+/// No layer that is said to be scaled may be without its scale.
+void ScaleFinder::check_layers() const {
+  for (const auto& [weight, encoding] : layers_)
+    if (!found_.companions.contains(weight))
+      bad_scale(weight + "_scale", "it, without which the numbers mean nothing",
+                "no tensor of this name");
+}
+
+void ScaleFinder::check_marked() const {
+  for (const auto& [name, info] : table_) {
+    if (!name.ends_with(kMarker)) continue;
+    const std::string prefix = name.substr(0, name.size() - kMarker.size());
+    if (!prefix.empty() && prefix.back() != '.') continue;
+    for (auto it = table_.lower_bound(prefix); it != table_.end() && it->first.starts_with(prefix);
+         ++it) {
+      const bool scaled = is_fp8(it->second.encoding) && it->second.shape.size() > 1 &&
+                          it->first.ends_with(kWeight);
+      if (!scaled || found_.companions.contains(it->first)) continue;
+      const std::string layer = it->first.substr(0, it->first.size() - kWeight.size());
+      bad_scale(layer + ".scale_weight", fmt::format("it, as {} demands", in_quotes(name)),
+                "no tensor of this name");
+    }
+  }
+}
+
+// ---- factors
+
+void ScaleFinder::find_factors() {
+  for (const auto& [name, info] : table_) {
+    if (name == kMarker || name.ends_with(fmt::format(".{}", kMarker))) hide(name);
+    for (const FactorName& row : kFactors) {
+      if (!name.ends_with(row.suffix)) continue;
+      const std::string weight = name.substr(0, name.size() - row.suffix.size()) + ".weight";
+      const TensorInfo* scaled = look(weight);
+      if (scaled && (!row.integers_only || scaled->encoding == E::i8))
+        add_factors(weight, name, row.factor);
+    }
+    for (const std::string_view beside : kBeside)
+      if (name.ends_with(beside) &&
+          look(name.substr(0, name.size() - beside.size()) + std::string(kWeight)))
+        hide(name);
+  }
+}
+
+void ScaleFinder::add_factors(const std::string& weight, const std::string& name, float factor) {
+  const TensorInfo& scaled = *look(weight);
+  const TensorInfo& scales = *look(name);
+  const auto layer = layers_.find(weight);
+  const E encoding = layer == layers_.end() ? scaled.encoding : layer->second;
+  if (found_.companions.contains(weight))
+    bad_scale(name, "one tensor of scales", "another for the same weight");
+  if (look(name + "_2") || !can_scale(encoding))
+    throw Error(ErrorCode::unsupported,
+                {.subject = tensor_subject(weight),
+                 .expected = "numbers of 8 bits or more under one level of scales",
+                 .found = fmt::format("{} under {}", encoding_info(encoding).name, in_quotes(name)),
+                 .hint = "Use the model's bf16, fp8 or GGUF file"});
+  if (!is_scale_encoding(scales.encoding))
+    bad_scale(name, "scales in F32, F16 or BF16", std::string(encoding_info(scales.encoding).name));
+  const auto tiles = tiles_of(scales.shape, scaled.shape);
+  if (!tiles)
+    bad_scale(name,
+              fmt::format("one scale for all of {}, for each row or for each of its equal tiles",
+                          to_string(scaled.shape)),
+              to_string(scales.shape));
+  const std::span<const std::byte> bytes = source_.bytes(name);
+  check_finite_scales(bytes, scales.encoding, name);
+  TensorInfo info = scaled;
+  info.encoding = encoding;
+  found_.tensors[weight] = std::move(info);
+  add(weight,
+      {.name = name,
+       .scales = bytes,
+       .encoding = scales.encoding,
+       .columns = tiles->columns,
+       .tile_rows = tiles->tile_rows,
+       .tile_columns = tiles->tile_columns,
+       .factor = factor},
+      {name});
+}
+
+}  // namespace atelier

@@ -1,0 +1,272 @@
+// Scales beside weights: which tensors go, what is left, and what is said of files that lack some.
+#include "formats/scaled_source.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "formats/merged_source.h"
+#include "formats/model_folder.h"
+#include "formats/test_files.h"
+
+namespace atelier {
+namespace {
+
+using test::error_of;
+using test::TestFolder;
+
+/// Tensors of bytes under names, and metadata.
+class Tensors final : public TensorSource {
+ public:
+  Tensors& put(const std::string& name, Encoding encoding, Shape shape, std::string bytes = {}) {
+    TensorInfo info{.shape = std::move(shape), .encoding = encoding};
+    const EncodingInfo& row = encoding_info(encoding);
+    info.size = static_cast<uint64_t>(info.elements() / row.block_elements * row.block_bytes);
+    bytes.resize(info.size, 'x');
+    held_[name] = std::move(bytes);
+    table_[name] = std::move(info);
+    return *this;
+  }
+  Tensors& text(const std::string& name, const std::string& text) {
+    return put(name, Encoding::u8, {static_cast<int64_t>(text.size())}, text);
+  }
+  Tensors& floats(const std::string& name, Shape shape, std::vector<float> values) {
+    return put(name, Encoding::f32, std::move(shape),
+               {reinterpret_cast<const char*>(values.data()), values.size() * 4});
+  }
+  Tensors& tell(const std::string& key, const std::string& value) {
+    metadata_[key] = value;
+    return *this;
+  }
+  Tensors& drop(const std::string& name) {
+    table_.erase(name);
+    return *this;
+  }
+  const TensorTable& tensors() const override { return table_; }
+  std::span<const std::byte> bytes(std::string_view name) const override {
+    return std::as_bytes(std::span(held_.find(name)->second));
+  }
+  void will_need(std::string_view name) const override { wanted.emplace_back(name); }
+  std::string label() const override { return "model.safetensors"; }
+  const Metadata& metadata() const override { return metadata_; }
+  std::shared_ptr<const TensorSource> shared() const { return std::make_shared<Tensors>(*this); }
+  mutable std::vector<std::string> wanted;
+
+ private:
+  TensorTable table_;
+  std::map<std::string, std::string, std::less<>> held_;
+  Metadata metadata_;
+};
+
+std::vector<std::string> names_of(const TensorSource& source) {
+  std::vector<std::string> names;
+  for (const auto& [name, info] : source.tensors()) names.push_back(name);
+  return names;
+}
+
+void expect_refused(const Tensors& tensors, ErrorCode code, const std::string& message) {
+  const Error error = error_of([&] { read_scales(tensors.shared()); });
+  EXPECT_EQ(error.code(), code);
+  EXPECT_EQ(std::string(error.what()).substr(0, message.size()), message);
+}
+
+constexpr Encoding kFp8 = Encoding::f8_e4m3;
+
+Tensors scaled_fp8() {
+  return Tensors()
+      .put("a.weight", kFp8, {4, 6})
+      .floats("a.scale_weight", {}, {0.5F})
+      .floats("a.scale_input", {}, {2})
+      .put("a.bias", Encoding::bf16, {4})
+      .put("scaled_fp8", kFp8, {0});
+}
+
+Tensors four_bits(const std::string& state) {
+  return Tensors()
+      .put("b.weight", Encoding::u8, {100, 1})
+      .put("b.weight.absmax", Encoding::f32, {4})
+      .put("b.weight.quant_map", Encoding::f32, {16})
+      .text("b.weight.quant_state.bitsandbytes__nf4", state);
+}
+const std::string kState = R"({"quant_type":"nf4","blocksize":64,"shape":[10,20]})";
+
+Tensors nested() {
+  return four_bits(R"({"quant_type":"nf4","blocksize":64,"shape":[10,20],)"
+                   R"("nested_blocksize":2,"nested_offset":0.5})")
+      .put("b.weight.absmax", Encoding::u8, {4})
+      .floats("b.weight.nested_absmax", {2}, {1, 2})
+      .floats("b.weight.nested_quant_map", {256}, std::vector<float>(256, 1));
+}
+
+TEST(ScaledSource, OfAFileWithoutScalesIsTheFile) {
+  const auto file = Tensors().put("a.weight", kFp8, {4, 6}).shared();
+  EXPECT_EQ(read_scales(file), file);
+}
+
+TEST(ScaledSource, HidesScalesAndTellsThemWithTheirWeights) {
+  const auto file = scaled_fp8().shared();
+  const auto seen = read_scales(file);
+  EXPECT_EQ(names_of(*seen), (std::vector<std::string>{"a.bias", "a.weight"}));
+  const TensorInfo& info = seen->tensors().at("a.weight");
+  ASSERT_TRUE(info.scaling);
+  EXPECT_EQ(info.scaling->name, "a.scale_weight");
+  EXPECT_EQ(info.scaling->tile_columns, 24);
+  EXPECT_FALSE(seen->tensors().at("a.bias").scaling);
+  EXPECT_EQ(seen->bytes("a.weight").data(), file->bytes("a.weight").data());
+  EXPECT_EQ(error_of([&] { seen->bytes("a.scale_weight"); }).code(), ErrorCode::not_found);
+  seen->will_need("a.weight");
+  EXPECT_EQ(dynamic_cast<const Tensors&>(*file).wanted,
+            (std::vector<std::string>{"a.weight", "a.scale_weight"}));
+}
+
+TEST(ScaledSource, KeepsScalesUnderThePrefixOfAFolder) {
+  const auto joined = with_prefix("unet.", read_scales(scaled_fp8().shared()));
+  EXPECT_EQ(joined->tensors().at("unet.a.weight").scaling->name, "a.scale_weight");
+}
+
+TEST(ScaledSource, TakesScalesOfRowsAndTiles) {
+  struct Case {
+    Shape scales;
+    int64_t columns, tile_rows, tile_columns;
+  };
+  for (const Case& c : {Case{{1}, 24, 1, 24}, Case{{4}, 24, 1, 6}, Case{{4, 1, 1}, 24, 1, 6},
+                        Case{{4, 3}, 24, 1, 2}, Case{{2, 3}, 6, 2, 2}}) {
+    const Tensors file = Tensors().put("a.weight", kFp8, {4, 6});
+    const int64_t count = TensorInfo{.shape = c.scales}.elements();
+    const std::vector<float> ones(static_cast<size_t>(count), 1);
+    const auto seen = read_scales(Tensors(file).floats("a.weight_scale", c.scales, ones).shared());
+    const Scaling& scaling = *seen->tensors().at("a.weight").scaling;
+    EXPECT_EQ(scaling.columns, c.columns) << to_string(c.scales);
+    EXPECT_EQ(scaling.tile_rows, c.tile_rows) << to_string(c.scales);
+    EXPECT_EQ(scaling.tile_columns, c.tile_columns) << to_string(c.scales);
+  }
+}
+
+TEST(ScaledSource, TakesBlocksOfFourBitsInTheShapeTheirStateTells) {
+  for (const Tensors& file : {four_bits(kState), nested()}) {
+    const auto seen = read_scales(file.shared());
+    EXPECT_EQ(names_of(*seen), std::vector<std::string>{"b.weight"});
+    const TensorInfo& info = seen->tensors().at("b.weight");
+    EXPECT_EQ(info.encoding, Encoding::nf4);
+    EXPECT_EQ(info.shape, (Shape{10, 20}));
+    EXPECT_EQ(info.scaling->tile_columns, 64);
+    EXPECT_EQ(info.scaling->nested.has_value(), file.tensors().contains("b.weight.nested_absmax"));
+  }
+}
+
+TEST(ScaledSource, TakesCodesOfBytesAsTheirFormatSays) {
+  const std::string layers = R"({"layers":{"a":{"format":"float8_e5m2"}}})";
+  const auto seen = read_scales(Tensors()
+                                    .put("a.weight", Encoding::u8, {4, 6})
+                                    .floats("a.weight_scale", {}, {1})
+                                    .tell("_quantization_metadata", layers)
+                                    .tell("title", "x")
+                                    .shared());
+  EXPECT_EQ(seen->tensors().at("a.weight").encoding, Encoding::f8_e5m2);
+  EXPECT_EQ(seen->metadata(), (Metadata{{"title", "x"}}));
+}
+
+TEST(ScaledSource, NamesTheScaleThatIsMissing) {
+  expect_refused(scaled_fp8().drop("a.scale_weight"), ErrorCode::malformed,
+                 "model.safetensors: tensor 'a.scale_weight': expected it, as 'scaled_fp8' demands,"
+                 " found no tensor of this name");
+  expect_refused(Tensors()
+                     .put("a.weight", kFp8, {4, 6})
+                     .text("a.comfy_quant", R"({"format":"float8_e4m3fn"})"),
+                 ErrorCode::malformed, "model.safetensors: tensor 'a.weight_scale': expected it");
+  expect_refused(four_bits(kState).drop("b.weight.absmax"), ErrorCode::malformed,
+                 "model.safetensors: tensor 'b.weight.absmax': expected it, the scales of tensor "
+                 "'b.weight', found no tensor");
+  for (const std::string leaf : {"nested_absmax", "nested_quant_map"})
+    expect_refused(nested().drop("b.weight." + leaf), ErrorCode::malformed,
+                   "model.safetensors: tensor 'b.weight." + leaf + "': expected it");
+}
+
+TEST(ScaledSource, AMarkerSpeaksForItsPrefixAlone) {
+  const auto file = Tensors()
+                        .put("unet.scaled_fp8", kFp8, {2})
+                        .put("unet.a.weight", Encoding::bf16, {4, 6})
+                        .put("unet.norm.weight", kFp8, {4})
+                        .put("vae.a.weight", kFp8, {4, 6})
+                        .shared();
+  EXPECT_EQ(names_of(*read_scales(file)),
+            (std::vector<std::string>{"unet.a.weight", "unet.norm.weight", "vae.a.weight"}));
+}
+
+TEST(ScaledSource, NamesTheScaleThatIsWrong) {
+  const auto with = [](const std::string& name, Encoding encoding, Shape shape) {
+    return scaled_fp8().put(name, encoding, std::move(shape));
+  };
+  const std::string at = "model.safetensors: tensor 'a.scale_weight': expected ";
+  expect_refused(with("a.scale_weight", Encoding::f32, {5}), ErrorCode::malformed,
+                 at + "one scale");
+  expect_refused(with("a.scale_weight", Encoding::f32, {2, 1}), ErrorCode::malformed,
+                 at + "one scale for all of [4, 6], for each row or for each of its equal tiles, "
+                      "found [2, 1]");
+  expect_refused(with("a.scale_weight", Encoding::f32, {0}), ErrorCode::malformed,
+                 at + "one scale");
+  expect_refused(with("a.scale_weight", Encoding::u8, {1}), ErrorCode::malformed, at + "scales in");
+  for (const float value : {INFINITY, -INFINITY, NAN})
+    expect_refused(scaled_fp8().floats("a.scale_weight", {4}, {1, 1, value, 1}),
+                   ErrorCode::malformed, at + "finite numbers, found another at index 2");
+  expect_refused(with("a.weight_scale", Encoding::f32, {1}), ErrorCode::malformed,
+                 "model.safetensors: tensor 'a.weight_scale': expected one tensor of scales");
+  expect_refused(with("a.weight", Encoding::q8_0, {4, 32}), ErrorCode::unsupported,
+                 "model.safetensors: tensor 'a.weight': expected numbers of 8 bits");
+}
+
+TEST(ScaledSource, NamesTheWrongNumberOfBlocks) {
+  expect_refused(four_bits(kState).put("b.weight.absmax", Encoding::f32, {3}), ErrorCode::malformed,
+                 "model.safetensors: tensor 'b.weight.absmax': expected 4 numbers of F32, found "
+                 "[3] of F32");
+  expect_refused(four_bits(kState).put("b.weight", Encoding::u8, {99}), ErrorCode::malformed,
+                 "model.safetensors: tensor 'b.weight': expected 100 bytes for [10, 20], found 99");
+  expect_refused(nested().put("b.weight.nested_absmax", Encoding::f32, {1}), ErrorCode::malformed,
+                 "model.safetensors: tensor 'b.weight.nested_absmax': expected 2 numbers");
+  expect_refused(nested().put("b.weight.nested_quant_map", Encoding::f32, {16}),
+                 ErrorCode::malformed,
+                 "model.safetensors: tensor 'b.weight.nested_quant_map': expected 256 numbers");
+}
+
+TEST(ScaledSource, NamesTheStateThatLies) {
+  const std::string at =
+      "model.safetensors: tensor 'b.weight.quant_state.bitsandbytes__nf4': expected ";
+  const std::pair<const char*, const char*> cases[] = {
+      {R"(["nf4"])", "a JSON object"},
+      {R"({"quant_type":"nf4")", "JSON"},
+      {R"({"quant_type":"fp4","blocksize":64,"shape":[10,20]})", "quant_type nf4"},
+      {R"({"quant_type":"nf4","blocksize":0,"shape":[10,20]})", "blocksize from 1 to"},
+      {R"({"quant_type":"nf4","blocksize":1e3,"shape":[10,20]})", "blocksize from 1 to"},
+      {R"({"quant_type":"nf4","blocksize":63,"shape":[10,20]})", "an even blocksize"},
+      {R"({"quant_type":"nf4","blocksize":64,"shape":[]})", "a shape"},
+      {R"({"quant_type":"nf4","blocksize":64})", "a shape"},
+      {R"({"quant_type":"nf4","blocksize":64,"shape":[10,"20"]})", "a shape"},
+      {R"({"quant_type":"nf4","blocksize":64,"shape":[-10,-20]})", "extents of zero or more"},
+      {R"({"quant_type":"nf4","blocksize":64,"shape":[9223372036854775807,9]})", "a shape whose"},
+      {R"({"quant_type":"nf4","blocksize":64,"shape":[3,67]})", "whole NF4 blocks"},
+  };
+  for (const auto& [state, message] : cases)
+    expect_refused(four_bits(state), ErrorCode::malformed, at + message);
+}
+
+TEST(ScaledSource, SaysWhichFormatsItDoesNotRead) {
+  for (const std::string format :
+       {R"("nvfp4")", R"("mxfp8")", "7", R"("int8_tensorwise","convrot":true)"})
+    expect_refused(scaled_fp8().text("a.comfy_quant", R"({"format":)" + format + "}"),
+                   ErrorCode::unsupported,
+                   "model.safetensors: tensor 'a.comfy_quant': expected weights scaled by one "
+                   "number, per row or per tile, found format");
+  expect_refused(scaled_fp8().text("a.comfy_quant", R"({"format":"int8_tensorwise"})"),
+                 ErrorCode::malformed,
+                 "model.safetensors: tensor 'a.weight': expected I8, as its comfy_quant says, "
+                 "found F8_E4M3");
+}
+
+TEST(ScaledSource, LeavesOrphansToTheirReader) {
+  const auto file = Tensors().floats("gone.scale_weight", {}, {1}).shared();
+  EXPECT_EQ(names_of(*read_scales(file)), std::vector<std::string>{"gone.scale_weight"});
+}
+
+}  // namespace
+}  // namespace atelier

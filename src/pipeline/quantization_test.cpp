@@ -1,0 +1,167 @@
+// Files in other encodings: what is kept, what is refused, and that pieces make the whole.
+#include "pipeline/quantization.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "base/error.h"
+#include "formats/checkpoint.h"
+#include "formats/gguf.h"
+#include "formats/test_files.h"
+#include "memory/memory_source.h"
+#include "quant/codec/encode.h"
+#include "quant/decode.h"
+
+namespace atelier {
+namespace {
+
+using test::error_of;
+using test::TestFolder;
+using test::text_of;
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+at::Tensor read(const TensorSource& file, const std::string& name) {
+  const TensorInfo& info = file.tensors().at(name);
+  at::Tensor out = at::empty(info.shape, at::kFloat);
+  decode(file.bytes(name), info.encoding, out, name);
+  return out;
+}
+
+class Quantization : public ::testing::Test {
+ protected:
+  std::shared_ptr<const Checkpoint> write(const std::shared_ptr<const TensorSource>& source,
+                                          std::string_view type, const std::string& name,
+                                          std::shared_ptr<const ImportanceMatrix> importance = {}) {
+    QuantJob job{
+        .source = source,
+        .plan = plan_quantization(source, quant_type(type), folder_.path / name, importance.get()),
+        .out = folder_.path / name,
+        .importance = importance,
+        .progress = [&](const TensorPlan& tensor, const TensorError& error,
+                        uint64_t) { errors_[tensor.name] = error; },
+        .stop = {}};
+    run_quantization(job);
+    return open_checkpoint(folder_.path / name);
+  }
+  TestFolder folder_;
+  std::shared_ptr<MemorySource> source_ = std::make_shared<MemorySource>();
+  std::map<std::string, TensorError> errors_;
+};
+
+TEST_F(Quantization, FloatsKeepWhatIsNoNumber) {
+  at::Tensor odd = at::randn({4, 8});
+  odd[0][0] = kNan;
+  odd[1][1] = kInfinity;
+  odd[2][2] = -kInfinity;
+  source_->put("matrix", odd);
+  for (const char* type : {"F32", "BF16", "F16"})
+    for (const char* name : {"a.safetensors", "a.gguf"}) {
+      SCOPED_TRACE(type);
+      const at::Tensor back = read(*write(source_, type, name), "matrix");
+      EXPECT_TRUE(std::isnan(back[0][0].item<float>()));
+      EXPECT_EQ(back[1][1].item<float>(), kInfinity);
+      EXPECT_EQ(back[2][2].item<float>(), -kInfinity);
+      EXPECT_TRUE(at::allclose(back, odd, 1e-2, 1e-2, true));
+      EXPECT_TRUE(std::isfinite(errors_["matrix"].rmse()));
+      EXPECT_GT(errors_["matrix"].cosine(), 0.99);
+    }
+}
+
+TEST_F(Quantization, BlocksRefuseWhatTheyCannotStandFor) {
+  for (const float bad : {kNan, kInfinity, 70000.F}) {
+    at::Tensor matrix = at::randn({64, 256});
+    matrix[63][255] = bad;
+    source_->put("blocks.weight", matrix);
+    for (const auto& [type, file] : {std::pair("Q8_0", "a.gguf"), std::pair("Q4_K_S", "a.gguf"),
+                                     std::pair("fp8", "a.safetensors")}) {
+      const Error error = error_of([&] { write(source_, type, file); });
+      EXPECT_EQ(error.code(), ErrorCode::malformed);
+      EXPECT_EQ(error.facts().subject, "tensor 'blocks.weight'");
+    }
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(folder_.path));
+}
+
+TEST_F(Quantization, VectorsInAQuantisedFileKeepTheirBits) {
+  const at::Tensor vector = at::tensor({1.F, kNan, -0.F, 1e-42F});
+  source_->put("norm.weight", vector);
+  source_->put("blocks.weight", at::randn({64, 64}));
+  const auto file = write(source_, "Q4_0", "a.gguf");
+  EXPECT_EQ(file->tensors().at("blocks.weight").encoding, Encoding::q4_0);
+  EXPECT_EQ(file->tensors().at("norm.weight").encoding, Encoding::f32);
+  EXPECT_EQ(text_of(file->bytes("norm.weight")), text_of(source_->bytes("norm.weight")));
+}
+
+TEST_F(Quantization, TensorsOfNothingStay) {
+  source_->put("v_pred", at::empty({0}));
+  source_->put("none.weight", at::empty({0, 64}));
+  source_->put("blocks.weight", at::randn({64, 64}));
+  for (const auto& [type, name] : {std::pair("Q8_0", "a.gguf"), std::pair("F16", "a.safetensors"),
+                                   std::pair("F32", "b.gguf"), std::pair("fp8", "b.safetensors")}) {
+    const auto file = write(source_, type, name);
+    EXPECT_EQ(file->tensors().at("v_pred").shape, Shape{0}) << name;
+    EXPECT_EQ(file->tensors().at("none.weight").shape, (Shape{0, 64})) << name;
+    EXPECT_EQ(file->tensors().at("blocks.weight").shape, (Shape{64, 64})) << name;
+  }
+}
+
+TEST_F(Quantization, AGgufFileKeepsItsTokenizer) {
+  const std::string tokens = test::ByteBuilder()
+                                 .u32(static_cast<uint32_t>(GgufType::text))
+                                 .u64(3)
+                                 .text("<pad>")
+                                 .text("</s>")
+                                 .text("\u2581a")
+                                 .bytes();
+  const std::string scores = test::ByteBuilder()
+                                 .u32(static_cast<uint32_t>(GgufType::f32))
+                                 .u64(2)
+                                 .number(-1.5F)
+                                 .number(0.F)
+                                 .bytes();
+  const std::vector<TensorSpec> specs = {{"blocks.weight", {64, 64}, Encoding::f32}};
+  const at::Tensor matrix = at::randn({64, 64});
+  write_gguf(
+      folder_.path / "from.gguf", specs,
+      [&](size_t) { return std::as_bytes(std::span(matrix.const_data_ptr<float>(), 64 * 64)); },
+      {{"general.architecture", "t5encoder"},
+       {"tokenizer.ggml.model", "t5"},
+       {"tokenizer.ggml.tokens", GgufValue(GgufType::array, test::view(tokens))},
+       {"tokenizer.ggml.scores", GgufValue(GgufType::array, test::view(scores))}});
+  const auto file = write(open_checkpoint(folder_.path / "from.gguf"), "Q4_0", "to.gguf");
+  EXPECT_EQ(file->tensors().at("blocks.weight").encoding, Encoding::q4_0);
+  EXPECT_EQ(file->gguf().at("tokenizer.ggml.model").text(), "t5");
+  EXPECT_EQ(text_of(file->gguf().at("tokenizer.ggml.tokens").bytes()), tokens);
+  EXPECT_EQ(text_of(file->gguf().at("tokenizer.ggml.scores").bytes()), scores);
+  EXPECT_EQ(file->gguf().at("general.file_type").integer(), 2);
+}
+
+// 4.6 million elements: more than are worked on at a time, and no whole number of tasks.
+TEST_F(Quantization, PiecesOfALargeTensorMakeTheWhole) {
+  constexpr int64_t kRows = 1201, kColumns = 3840;
+  const at::Tensor matrix = at::randn({kRows, kColumns});
+  source_->put("blocks.weight", matrix);
+  const auto importance = std::make_shared<ImportanceMatrix>();
+  importance->add("blocks.weight", at::randn({4, kColumns}));
+  const std::vector<float> weights = importance->weights("blocks.weight");
+  const auto values =
+      std::span(matrix.const_data_ptr<float>(), static_cast<size_t>(kRows * kColumns));
+  std::vector<std::byte> whole(values.size() / 256 * 144);
+  for (const bool weighed : {false, true}) {
+    const auto file = write(source_, "Q4_K_S", "a.gguf", weighed ? importance : nullptr);
+    encode(values, kColumns, Encoding::q4_k, weighed ? std::span(weights) : std::span<float>(),
+           whole, SerialParallel());
+    EXPECT_TRUE(std::ranges::equal(file->bytes("blocks.weight"), whole)) << weighed;
+    const at::Tensor off = (read(*file, "blocks.weight") - matrix).to(at::kDouble);
+    EXPECT_NEAR(errors_["blocks.weight"].rmse(), off.square().mean().sqrt().item<double>(), 1e-6);
+    EXPECT_EQ(errors_["blocks.weight"].elements, values.size());
+  }
+}
+
+}  // namespace
+}  // namespace atelier

@@ -1,0 +1,174 @@
+// Ranges of tensors and codes under scales, against numbers computed with numpy and torch
+// (tools/golden/scales.py) and against each other.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <random>
+
+#include "base/error.h"
+#include "formats/model_folder.h"
+#include "quant/codec/codec.h"
+#include "quant/codec/float_codes.h"
+#include "quant/codec/tables.h"
+
+namespace atelier {
+namespace {
+
+std::shared_ptr<const TensorSource> golden(const std::string& name) {
+  return open_source(std::filesystem::path(ATELIER_SOURCE_DIR) / "tests/golden/scales" /
+                     (name + ".safetensors"));
+}
+
+template <class T>
+std::vector<T> as(std::span<const std::byte> bytes) {
+  std::vector<T> numbers(bytes.size() / sizeof(T));
+  std::memcpy(numbers.data(), bytes.data(), numbers.size() * sizeof(T));
+  return numbers;
+}
+
+std::vector<std::byte> decoded(std::span<const std::byte> bytes, const TensorInfo& info,
+                               int64_t first, int64_t count, Number number,
+                               const Parallel& parallel = SerialParallel()) {
+  std::vector<std::byte> out(static_cast<size_t>(count * number_bytes(number)));
+  decode_range(bytes, info, first, number, out, parallel, "t");
+  return out;
+}
+
+class Scaled : public testing::TestWithParam<const char*> {
+ protected:
+  const std::shared_ptr<const TensorSource> file = golden("scaled"), wanted = golden("expected");
+  const std::string name = GetParam() + std::string(".weight");
+  const TensorInfo& info = file->tensors().at(name);
+  std::vector<std::byte> run(int64_t first, int64_t count, Number number,
+                             const Parallel& parallel = SerialParallel()) const {
+    return decoded(file->bytes(name), info, first, count, number, parallel);
+  }
+};
+
+TEST_P(Scaled, GivesTheNumbersOfTheReference) {
+  ASSERT_TRUE(info.scaling);
+  EXPECT_EQ(info.shape, wanted->tensors().at(name).shape);
+  const auto expected = as<float>(wanted->bytes(name));
+  const auto found = as<float>(run(0, info.elements(), Number::f32));
+  ASSERT_EQ(found.size(), expected.size());
+  for (size_t i = 0; i < found.size(); ++i) {
+    if (std::isnan(expected[i])) {
+      EXPECT_EQ(bits_of(found[i]), 0x7fc00000u) << i;
+    } else {
+      EXPECT_EQ(bits_of(found[i]), bits_of(expected[i])) << i;
+    }
+  }
+}
+
+TEST_P(Scaled, RoundsOnceToTheComputeDtype) {
+  const auto exact = as<float>(run(0, info.elements(), Number::f32));
+  const auto bf16 = as<uint16_t>(run(0, info.elements(), Number::bf16));
+  const auto half = as<uint16_t>(run(0, info.elements(), Number::f16));
+  for (size_t i = 0; i < exact.size(); ++i) {
+    EXPECT_EQ(bf16[i], float_to_bfloat16(exact[i])) << i;
+    EXPECT_EQ(half[i], float_to_half(exact[i])) << i;
+  }
+}
+
+TEST_P(Scaled, OfASliceIsTheSliceOfTheWhole) {
+  const auto whole = run(0, info.elements(), Number::bf16, SpawnParallel(3));
+  EXPECT_EQ(whole, run(0, info.elements(), Number::bf16));
+  for (const int64_t first : {0, 1, 2, 63, 64, 65, 129, 200})
+    for (const int64_t count : {0, 1, 2, 31, 33, 64, 80}) {
+      if (first + count > info.elements()) continue;
+      const auto part = run(first, count, Number::bf16);
+      EXPECT_EQ(std::memcmp(part.data(), whole.data() + 2 * first, part.size()), 0)
+          << first << ' ' << count;
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, Scaled,
+                         testing::Values("one", "half", "rows", "kernel", "tiles", "llm", "nf4",
+                                         "fp4", "nested"),
+                         [](const auto& instance) { return std::string(instance.param); });
+
+class EveryScaled : public testing::TestWithParam<Encoding> {};
+
+std::vector<Encoding> all_scaled() {
+  std::vector<Encoding> all;
+  for (const EncodingTraits& row : codec_tables().front().decoders)
+    if (row.scaled[0]) all.push_back(row.encoding);
+  return all;
+}
+
+TEST_P(EveryScaled, GivesTheSameBitsOnEveryInstructionSet) {
+  std::mt19937 random(3);
+  const EncodingInfo& info = encoding_info(GetParam());
+  constexpr int64_t kElements = 1002;
+  std::vector<std::byte> bytes(
+      static_cast<size_t>(kElements / info.block_elements * info.block_bytes));
+  for (std::byte& byte : bytes) byte = static_cast<std::byte>(random() & 0xff);
+  std::vector<float> scales(kElements / 2 + 1);
+  for (float& scale : scales) scale = std::ldexp(static_cast<float>(random() & 0xffff), -12);
+  for (const int64_t group : {2, 6, 64, 100, 1002})
+    for (const Number number : {Number::f32, Number::bf16, Number::f16}) {
+      std::vector<std::byte> plain;
+      for (const CodecTable& table : codec_tables())
+        for (const EncodingTraits& row : table.decoders) {
+          if (row.encoding != GetParam()) continue;
+          std::vector<std::byte> out(static_cast<size_t>(kElements * number_bytes(number)));
+          row.scaled[static_cast<size_t>(number)](bytes.data(), kElements, scales.data(), group,
+                                                  out.data());
+          if (plain.empty()) plain = out;
+          EXPECT_EQ(out, plain) << table.isa << ", group " << group;
+        }
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, EveryScaled, testing::ValuesIn(all_scaled()),
+                         [](const auto& instance) {
+                           return std::string(encoding_info(instance.param).name);
+                         });
+
+TEST(DecodeRange, BeginsAndEndsWithinBlocks) {
+  const TensorInfo info{.shape = {6, 16}, .encoding = Encoding::q8_0, .size = 3 * 34};
+  std::vector<std::byte> blocks(info.size);
+  for (size_t i = 0; i < blocks.size(); ++i)
+    blocks[i] = static_cast<std::byte>(i % 34 < 2 ? 17 : i);
+  const auto whole = decoded(blocks, info, 0, 96, Number::f32);
+  for (const int64_t first : {0, 16, 31, 32, 40})
+    for (const int64_t count : {0, 1, 16, 33, 56}) {
+      const auto part = decoded(blocks, info, first, count, Number::f32);
+      EXPECT_EQ(std::memcmp(part.data(), whole.data() + 4 * first, part.size()), 0);
+    }
+}
+
+TEST(DecodeRange, NamesAScaleThatIsNotFinite) {
+  const float scales[] = {1, 2, INFINITY, 4, NAN};
+  Scaling scaling{.name = "b.weight.absmax",
+                  .scales = std::as_bytes(std::span(scales)),
+                  .columns = 320,
+                  .tile_columns = 64};
+  TensorInfo info{.shape = {320}, .encoding = Encoding::nf4, .size = 160};
+  info.scaling = std::make_shared<Scaling>(scaling);
+  const std::vector<std::byte> bytes(160);
+  decoded(bytes, info, 0, 128, Number::bf16);
+  const SerialParallel serial;
+  const SpawnParallel threads(3);
+  for (const Parallel* parallel : std::initializer_list<const Parallel*>{&serial, &threads}) {
+    try {
+      decoded(bytes, info, 0, 320, Number::bf16, *parallel);
+      ADD_FAILURE();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::malformed);
+      EXPECT_EQ(error.facts().subject, "tensor 'b.weight.absmax'");
+      EXPECT_EQ(error.facts().found, "another at index 2");
+    }
+  }
+}
+
+TEST(DecodeRange, RefusesAWrongNumberOfBytes) {
+  const TensorInfo info{.shape = {8}, .encoding = Encoding::f16, .size = 16};
+  const std::vector<std::byte> bytes(15);
+  EXPECT_THROW(decoded(bytes, info, 0, 1, Number::f32), Error);
+}
+
+}  // namespace
+}  // namespace atelier
