@@ -96,6 +96,7 @@ class ResidualLinear {
   void add_to(Tensor& y, const Tensor& x) const;
 
  private:
+  ResidualLinear(const Scope& w, Weight weight, int64_t in, int64_t out, Bias bias);
   std::optional<CpuLinear> own_;
   Weight weight_, bias_;
   Watched watched_;
@@ -121,6 +122,7 @@ class Conv2d {
 
  private:
   ConvShape shape_;
+  std::optional<CpuLinear> int8_;  // of pixels, where they are multiplied as 8-bit integers
   std::optional<CpuConv> own_;
   Weight weight_, bias_;
 };
