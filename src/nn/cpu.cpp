@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "device/torch_parallel.h"
+#include "nn/layers.h"
 
 namespace atelier::nn::cpu {
 namespace {

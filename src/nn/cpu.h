@@ -28,8 +28,6 @@ inline bool is_packed(const Tensor& weight) { return weight.scalar_type() == at:
 /// The layer as kernels know it, if they have a fast path for it.
 std::optional<CpuLinear> linear_layer(const Compute& compute, int64_t in, int64_t out,
                                       CpuEpilogue epilogue);
-/// The name of the form in which matrices are multiplied as 8-bit integers.
-constexpr std::string_view kInt8Form = "linear int8";
 /// Whether the layer of these matrices is to be multiplied so: the compute asks for it, all are
 /// Q8_0, and there are kernels.
 bool multiplies_int8(const CpuLinear& layer, const std::vector<Weight>& weights);

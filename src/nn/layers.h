@@ -28,6 +28,9 @@ enum class Bias : bool { none, with };
 /// multiplies the first half of the outputs by gelu of the second.
 using Epilogue = CpuEpilogue;
 
+/// The name of the form of matrices that are multiplied as 8-bit integers (`Compute::int8`).
+constexpr std::string_view kInt8Form = "linear int8";
+
 /// Where the outputs of one layer lie among those of a Linear made of `LinearParts`.
 struct LinearPart {
   int64_t first = 0, width = 0;

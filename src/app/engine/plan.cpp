@@ -10,7 +10,10 @@
 
 #include "app/engine/speed_probe.h"
 #include "base/error.h"
+#include "device/cpu/int8.h"
+#include "device/cpu/kernels.h"
 #include "device/memory_info.h"
+#include "nn/layers.h"
 
 namespace atelier {
 namespace {
@@ -32,6 +35,23 @@ std::optional<at::ScalarType> chosen(const std::string& own, const std::string& 
                                          to_string(device)),
                  .hint = "Use bf16, fp32 or auto; fp16 files work with all of them"});
   return dtype;
+}
+
+/// Throws `unsupported` unless there are kernels for products of 8-bit integers.
+void require_int8() {
+  const CpuFeatures features = detect_cpu_features();
+  if (cpu_int8_kernels(features)) return;
+  std::string flags;
+  for (const CpuFlag& flag : cpu_flags())
+    if (features.*flag.value) flags += fmt::format(" {}", flag.name);
+  throw Error(ErrorCode::unsupported,
+              {.subject = "--int8",
+               .expected = fmt::format("a processor that multiplies 8-bit integers ({})",
+                                       cpu_int8_needs()),
+               .found = fmt::format("the instruction set {} on one with{}",
+                                    cpu_isa_name(cpu_kernels(features).isa),
+                                    flags.empty() ? " none of them" : flags),
+               .hint = "Without --int8 the file draws as well"});
 }
 
 /// The model's area in the picture's proportions, in steps the size options allow.
@@ -131,9 +151,11 @@ void estimate(Plan& plan, const GenerateOptions& options, Engine& engine) {
 }  // namespace
 
 DtypeChoice dtype_choice(const GenerateOptions& o, Device device) {
+  if (o.int8) require_int8();
   return {.unet = chosen(o.unet_dtype, o.dtype, device, "--unet-dtype"),
           .text = chosen(o.text_dtype, o.dtype, device, "--text-dtype"),
-          .vae = chosen(o.vae_dtype, o.dtype, device, "--vae-dtype")};
+          .vae = chosen(o.vae_dtype, o.dtype, device, "--vae-dtype"),
+          .int8 = o.int8};
 }
 
 SampleJob sample_job(const GenerateOptions& options, const Engine& engine, double strength) {
@@ -223,6 +245,7 @@ Json plan_event(const Plan& plan, const GenerateOptions& o, Engine& engine) {
                     {"text", dtype_name(engine.text().front().compute().dtype)},
                     {"vae", dtype_name(engine.vae().compute().dtype)}};
   event["threads"] = plan.threads;
+  if (o.int8) event["int8_layers"] = engine.unet().count_form(nn::kInt8Form);
   if (plan.seconds_per_call > 0) event["seconds_per_call"] = plan.seconds_per_call;
   event["memory"] = {{"weights", plan.weights.count()},
                      {"activations", plan.activations.count()},

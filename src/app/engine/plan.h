@@ -15,7 +15,8 @@
 namespace atelier {
 
 /// The dtypes asked for on the command line; "auto" leaves them open. Throws `unsupported` for one
-/// that `device` could only imitate a thousand times slower.
+/// that `device` could only imitate a thousand times slower, and for --int8 where there are no
+/// kernels for it.
 DtypeChoice dtype_choice(const GenerateOptions& options, Device device);
 
 /// Everything about a call that is settled before it begins.
