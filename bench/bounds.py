@@ -25,6 +25,9 @@ OTHERS = ("Q4_1", "Q5_0", "Q5_1", "Q8_1", "Q2_K", "Q3_K", "Q5_K", "Q6_K", "Q8_K"
           "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4")
 UNET, SMALL, VAE = "UNet SD1.5 512x512 CFG", "UNet SD1.5 256x256 CFG", "VAE decode 512x512"
 ERROR = ": error against fp32"
+FLOATS, ANEW, NO_LORA = "fp16 file", ", prepared anew", "no LoRA"
+STREAMING = "stored weights + 2 prepared + activations"
+FLUX_STEP, STRENGTH = "FLUX.1 blocks Q4_K, 1024 image tokens,", "another LoRA strength, 2 GB model"
 WEIGHTS = "weights in compute dtype + activations"
 LARGEST = "largest part in compute dtype + activations"
 BOUNDS = [
@@ -46,6 +49,12 @@ BOUNDS = [
       for name in ("Q8_0", "Q4_0", "Q4_K", "F8_E4M3", "F8_E5M2")),
     *(Bound(f"decode {name}", "bf16", MEMCPY, "ratio", 0.4, 0.7) for name in OTHERS),
     *(Bound("decode *", "bf16", peer, "ratio", 10, 30) for peer in ("gguf package", "torch operations")),
+    *(Bound(f"{UNET} {kind}", "bf16", FLOATS, "ratio", 1.02, 1.00) for kind in ("Q8_0", "Q4_K")),
+    *(Bound(f"{UNET} {kind}{ANEW}", "bf16", FLOATS, "ratio", 1.25, 1.10) for kind in ("Q8_0", "Q4_K")),
+    *(Bound(f"{UNET} {kind}{ANEW}: peak memory", "bf16", STREAMING, "ratio", 1.0) for kind in ("Q8_0", "Q4_K")),
+    Bound(f"{FLUX_STEP} 1 LoRA", "bf16", NO_LORA, "ratio", 1.03, 1.01),
+    Bound(f"{FLUX_STEP} 4 LoRAs", "bf16", NO_LORA, "ratio", 1.08, 1.04),
+    Bound(STRENGTH, "bf16", "none", "ours", 1.5, 0.5),
     Bound("quantise 2 GB fp16 to Q4_K", "fp16", "reading and writing the bytes", "ratio", 6, 3),
     Bound("whole run 512x512: peak memory", "bf16", WEIGHTS, "ratio", 1.35, 1.2),
     Bound("whole run 512x512: start to first step", "bf16", "none", "ours", 3, 1.5),

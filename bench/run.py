@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 import bounds
 import decoders
+import quantised
 import quantising
 import whole_run
 from rows import Rows, cpu_flags
@@ -154,6 +155,7 @@ def measures(args):
         yield title, lambda rows, a=(title, part, shapes, rounds): measure_model(rows, args, *a)
     yield "attention", lambda rows: measure_kernels(rows, args)
     yield "decode", lambda rows: measure_decoding(rows, args)
+    yield "quantised", lambda rows: quantised.measure(rows, args)
     yield "quantise", lambda rows: quantising.measure(rows, os.path.join(args.bin, "atelier"), args.threads,
                                                       os.path.dirname(args.cache))
     yield "whole run", lambda rows: measure_whole_runs(rows, args)

@@ -1,10 +1,15 @@
 // The engine as a process that answers JSON lines, so that a driver can let it take turns with
 // others.
 //
-//   {"op":"load","part":"unet"|"vae","folder":F,"dtype":"fp32"|"bf16","threads":N}
-//   {"op":"run","input":FILE,"output":FILE}   safetensors with sample, timestep, context or latent
+//   {"op":"load","part":"unet"|"vae","folder":F,"dtype":"fp32"|"bf16","threads":N,"keep":BYTES}
+//       F may be any checkpoint; with "keep" at most so many bytes of weights stay prepared
+//   {"op":"loras","files":[FILE...],"strength":S}   in place of those before; prepares what changes
+//   {"op":"run","input":FILE,"output":FILE}   safetensors with sample, timestep, context and for
+//       some models vector and guidance, or latent
 //   {"op":"quit"}
-// Answers {"ready":true}, {"seconds":S,"peak_rss_mb":M} (the call alone; the most memory this
+// Answers {"ready":true,"before_mb":M,"streaming_mb":M} (memory before loading; what a denoiser of
+// 512x512 pictures, batch 2, needs beside that if no weight stays prepared: the stored ones, two
+// prepared ones and activations), {"seconds":S,"peak_rss_mb":M} (the call alone; the most memory this
 // process ever had, in millions of bytes) or {"error":TEXT}.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -24,6 +29,7 @@
 #include "formats/safetensors.h"
 #include "models/model.h"
 #include "models/vae.h"
+#include "pipeline/loras.h"
 #include "quant/decode.h"
 
 namespace atelier {
@@ -56,7 +62,9 @@ class Part {
     BindReport report;
     if (job.at("part") == "unet") {
       const Detected found = detect_model(source);
+      def_ = found.def;
       unet_ = load_part(found.def->denoiser, source, found.denoiser, residency_, report, compute);
+      for (const auto& [name, shape] : report.manifest()) weights_[name] = shape;
     } else {
       constexpr std::string_view kPrefixes[] = {"vae."};
       const auto place = recognise(kl_vae, source, kPrefixes);
@@ -65,7 +73,29 @@ class Part {
       vae_ = load_part(kl_vae, source, *place, residency_, report, compute);
     }
     report.throw_if_bad(source->label());
+    if (job.contains("keep")) residency_.keep_prepared(Bytes(job.at("keep").get<int64_t>()));
     residency_.prepare_all();
+  }
+
+  /// Of a denoiser.
+  Bytes streaming_bytes() const {
+    const Residency::Needs needs = residency_.needs();
+    return needs.stored + needs.largest + needs.largest + unet_->activation_bytes(2, 64, 64);
+  }
+  bool is_denoiser() const { return unet_ != nullptr; }
+
+  double set_loras(const Json& job) {
+    std::vector<LoraUse> uses;
+    for (const Json& file : job.at("files"))
+      uses.push_back({.file = file.get<std::string>(), .strength = job.value("strength", 1.0)});
+    if (!unet_) throw Error(ErrorCode::invalid_argument, {.expected = "LoRAs need a denoiser"});
+    const LoraModel model{
+        def_->name, def_->title, {{"denoiser", true, def_->denoiser.layouts, &weights_}}};
+    const auto start = std::chrono::steady_clock::now();
+    LoraShelf::Result result = shelf_.use(uses, model);
+    residency_.set_patches(std::move(result.tables[0]));
+    residency_.prepare_all();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
 
   double run(const Json& job) {
@@ -80,6 +110,8 @@ class Part {
       const Tensor context = read_tensor(*file, "context");
       DiffusionInput input;
       input.x = x;
+      if (file->tensors().contains("vector")) input.vector = read_tensor(*file, "vector");
+      if (file->tensors().contains("guidance")) input.guidance = read_tensor(*file, "guidance");
       input.timestep = t.expand({x.size(0)});
       // A new context each call: keys and values of the prompt are part of what is timed.
       const double before = seconds();
@@ -98,17 +130,24 @@ class Part {
 
  private:
   Residency residency_;
+  const ModelDef* def_ = nullptr;
+  WeightShapes weights_;
+  LoraShelf shelf_;
   std::unique_ptr<DiffusionModel> unet_;
   std::unique_ptr<Vae> vae_;
 };
 
 Json answer(const Json& job, std::unique_ptr<Part>& part) {
   if (job.at("op") == "load") {
+    const auto before = static_cast<double>(read_process_memory().peak.count());
     part = std::make_unique<Part>(job);
-    return {{"ready", true}};
+    Json reply{{"ready", true}, {"before_mb", 1e-6 * before}};
+    if (part->is_denoiser())
+      reply["streaming_mb"] = 1e-6 * static_cast<double>(part->streaming_bytes().count());
+    return reply;
   }
   if (!part) throw Error(ErrorCode::invalid_argument, {.expected = "load before run"});
-  const double seconds = part->run(job);
+  const double seconds = job.at("op") == "loras" ? part->set_loras(job) : part->run(job);
   const auto peak = static_cast<double>(read_process_memory().peak.count());
   return {{"seconds", seconds}, {"peak_rss_mb", 1e-6 * peak}};
 }

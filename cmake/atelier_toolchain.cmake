@@ -22,6 +22,12 @@ endif()
 find_program(MOLD mold)
 if(MOLD)
   add_link_options(-fuse-ld=mold)
+  # Before 2.0 mold can put the end of a program's read-only relocations on a page that is not there,
+  # and the program does not start.
+  execute_process(COMMAND ${MOLD} --version OUTPUT_VARIABLE mold_version)
+  if(mold_version MATCHES "mold 1\\.")
+    add_link_options(-Wl,-z,norelro)
+  endif()
 endif()
 
 add_library(atelier_warnings INTERFACE)

@@ -13,7 +13,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SRC = ROOT / "src"
 ORDER = ["base", "formats", "media", "text", "graph", "jobs", "device", "quant", "memory", "nn",
-         "models", "sampling", "pipeline", "nodes", "cluster", "server", "app"]
+         "models", "lora", "sampling", "pipeline", "nodes", "cluster", "server", "app"]
 KEYWORDS = {"NAME", "HDRS", "SRCS", "DEPS", "LINK", "TESTS", "SLOW_TESTS", "TORCH"}
 
 

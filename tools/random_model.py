@@ -2,6 +2,10 @@
 """Writes checkpoints with random weights: real size or tiny, original single-file layout.
 
     tools/random_model.py sd15 build/sd15.safetensors [--dtype f16|bf16|f32] [--seed N]
+    tools/random_model.py flux build/flux.safetensors --depth 2,4,3 --part transformer
+
+--part writes one part of a model as a file of its own, with the weights it has in the whole; --depth shortens
+FLUX.1 (double and single blocks) and, with a third number, its T5, at their real widths.
 
 They have the tensor names and shapes of the released models and weights scaled so that activations stay
 finite, so loading, memory and speed can be measured without a download. The pictures are noise. The same
@@ -23,6 +27,10 @@ OPEN_CLIP_G = dict(width=1280, layers=32)
 VAE = dict(base=128, mult=(1, 2, 4, 4))
 TINY_VAE = dict(base=32, mult=(1, 1, 1, 1))
 TINY_CLIP = dict(width=64, layers=2)
+T5_XXL = dict(width=4096, hidden=10240, heads=64, layers=24)
+TINY_T5 = dict(width=64, hidden=128, heads=4, layers=2)
+FLUX_VAE = dict(VAE, channels=16, quant=False)
+TINY_FLUX_VAE = dict(TINY_VAE, channels=16, quant=False)
 
 
 def unet(base, mult, depth, middle, context, adm=0, channels=4, linear=False):
@@ -57,6 +65,20 @@ KINDS = {
     "tiny-refiner": (unet(**dict(TINY_XL, context=64, adm=64 + 5 * 256)), "refiner", TINY_CLIP, TINY_VAE),
 }
 
+FLUX = dict(hidden=3072, head=128, depth=(19, 38), context=4096, vector=768, channels=16, guidance=True)
+TINY_FLUX = dict(hidden=64, head=32, depth=(2, 2), context=64, vector=64, channels=16, guidance=True)
+# name: (transformer, CLIP-L, T5, VAE)
+FLUX_KINDS = {
+    f"{size}flux{name}": (dict(transformer, **change), *parts)
+    for size, transformer, parts in (("", FLUX, (CLIP_L, T5_XXL, FLUX_VAE)),
+                                     ("tiny-", TINY_FLUX, (TINY_CLIP, TINY_T5, TINY_FLUX_VAE)))
+    for name, change in (("", {}), ("-schnell", dict(guidance=False)), ("-control", dict(channels=32)),
+                         ("-fill", dict(channels=96)))
+}
+# Where a whole FLUX.1 checkpoint keeps its parts.
+FLUX_PARTS = {"transformer": "model.diffusion_model.", "clip-l": "text_encoders.clip_l.transformer.",
+              "t5": "text_encoders.t5xxl.transformer.", "vae": "vae."}
+
 
 class Names:
     """Collects rows (name, shape, mean, standard deviation) under a prefix."""
@@ -78,6 +100,9 @@ class Names:
     def conv(self, name, cin, cout, size=3, gain=1.0):
         (self / name).tensor("weight", (cout, cin, size, size), gain / math.sqrt(cin * size * size))
         (self / name).tensor("bias", (cout,), 0.02)
+
+    def scale(self, name, width, leaf="weight"):
+        (self / name).tensor(leaf, (width,), 0.1, 1.0)
 
     def norm(self, name, width, bias=0.05):
         (self / name).tensor("weight", (width,), 0.1, 1.0)
@@ -198,6 +223,51 @@ def write_text(rows, family, config):
         write_open_clip(Names(rows, "conditioner.embedders.0.model."), **config)
 
 
+def write_t5(w, width, hidden, heads, layers):
+    w.tensor("shared.weight", (32128, width), 1.0)
+    for i in range(layers):
+        attention, feed_forward = (w / f"encoder.block.{i}.layer.{j}" for j in (0, 1))
+        for name, gain in (("q", (heads / width) ** 0.5), ("k", 1.0), ("v", 1.0), ("o", 0.5)):
+            attention.linear(f"SelfAttention.{name}", width, width, gain, bias=False)
+        if i == 0:
+            attention.tensor("SelfAttention.relative_attention_bias.weight", (32, heads), 1.0)
+        attention.scale("layer_norm", width)
+        feed_forward.linear("DenseReluDense.wi_0", width, hidden, bias=False)
+        feed_forward.linear("DenseReluDense.wi_1", width, hidden, bias=False)
+        feed_forward.linear("DenseReluDense.wo", hidden, width, gain=0.5, bias=False)
+        feed_forward.scale("layer_norm", width)
+    (w / "encoder").scale("final_layer_norm", width)
+
+
+def write_flux(w, c):
+    hidden = c["hidden"]
+    w.linear("img_in", 4 * c["channels"], hidden)
+    w.linear("txt_in", c["context"], hidden)
+    for name, width in (("time_in", 256), ("vector_in", c["vector"]), ("guidance_in", 256)):
+        if name != "guidance_in" or c["guidance"]:
+            w.linear(f"{name}.in_layer", width, hidden)
+            w.linear(f"{name}.out_layer", hidden, hidden)
+    for i in range(c["depth"][0]):
+        block = w / f"double_blocks.{i}"
+        for stream in ("img", "txt"):
+            block.linear(f"{stream}_mod.lin", hidden, 6 * hidden, gain=0.5)
+            block.linear(f"{stream}_attn.qkv", hidden, 3 * hidden)
+            for name in ("query_norm", "key_norm"):
+                block.scale(f"{stream}_attn.norm.{name}", c["head"], "scale")
+            block.linear(f"{stream}_attn.proj", hidden, hidden)
+            block.linear(f"{stream}_mlp.0", hidden, 4 * hidden)
+            block.linear(f"{stream}_mlp.2", 4 * hidden, hidden)
+    for i in range(c["depth"][1]):
+        block = w / f"single_blocks.{i}"
+        block.linear("modulation.lin", hidden, 3 * hidden, gain=0.5)
+        block.linear("linear1", hidden, 7 * hidden)
+        for name in ("query_norm", "key_norm"):
+            block.scale(f"norm.{name}", c["head"], "scale")
+        block.linear("linear2", 5 * hidden, hidden)
+    w.linear("final_layer.adaLN_modulation.1", hidden, 2 * hidden, gain=0.5)
+    w.linear("final_layer.linear", hidden, 64)
+
+
 def vae_block(w, cin, cout):
     w.norm("norm1", cin)
     w.conv("conv1", cin, cout)
@@ -215,7 +285,7 @@ def vae_middle(w, width):
     vae_block(w / "block_2", width, width)
 
 
-def write_vae(w, base, mult):
+def write_vae(w, base, mult, channels=4, quant=True):
     encoder, decoder, width = w / "encoder", w / "decoder", base
     encoder.conv("conv_in", 3, base)
     for level, m in enumerate(mult):
@@ -226,8 +296,8 @@ def write_vae(w, base, mult):
             encoder.conv(f"down.{level}.downsample.conv", width, width)
     vae_middle(encoder / "mid", width)
     encoder.norm("norm_out", width)
-    encoder.conv("conv_out", width, 8, gain=2.0)
-    decoder.conv("conv_in", 4, width)
+    encoder.conv("conv_out", width, 2 * channels, gain=2.0)
+    decoder.conv("conv_in", channels, width)
     vae_middle(decoder / "mid", width)
     for level in reversed(range(len(mult))):
         for i in range(3):
@@ -237,12 +307,28 @@ def write_vae(w, base, mult):
             decoder.conv(f"up.{level}.upsample.conv", width, width)
     decoder.norm("norm_out", width)
     decoder.conv("conv_out", width, 3, gain=0.8)
-    w.conv("quant_conv", 8, 8, size=1)
-    w.conv("post_quant_conv", 4, 4, size=1)
+    if quant:
+        w.conv("quant_conv", 2 * channels, 2 * channels, size=1)
+        w.conv("post_quant_conv", channels, channels, size=1)
 
 
-def tensors_of(kind):
+def flux_tensors(kind, depth):
+    transformer, clip, t5, vae = FLUX_KINDS[kind]
+    if depth:
+        transformer = dict(transformer, depth=depth[:2])
+        t5 = dict(t5, layers=(*depth, t5["layers"])[2])
+    rows = []
+    write_flux(Names(rows, FLUX_PARTS["transformer"]), transformer)
+    write_clip(Names(rows, FLUX_PARTS["clip-l"] + "text_model."), **clip)
+    write_t5(Names(rows, FLUX_PARTS["t5"]), **t5)
+    write_vae(Names(rows, FLUX_PARTS["vae"]), **vae)
+    return rows
+
+
+def tensors_of(kind, depth):
     """All rows (name, shape, mean, standard deviation) of one kind, in file order."""
+    if kind in FLUX_KINDS:
+        return flux_tensors(kind, depth)
     config, family, text, vae = KINDS[kind]
     rows = []
     # SD 2.x checkpoints tell v-prediction by the spread of this family of biases.
@@ -299,36 +385,48 @@ class Weights:
             count -= part
 
 
-def write_model(kind, path, dtype, seed):
-    rows = sorted(tensors_of(kind))
+def write_model(kind, path, dtype, seed, depth=None, part=None):
+    prefix = FLUX_PARTS[part] if part else ""
+    rows = [row for row in sorted(tensors_of(kind, depth)) if row[0].startswith(prefix)]
     header, offset = {"__metadata__": {"title": f"random weights, {kind}"}}, 0
     for name, shape, _, _ in rows:
         size = math.prod(shape) * DTYPES[dtype][1]
-        header[name] = {"dtype": DTYPES[dtype][0], "shape": shape, "data_offsets": [offset, offset + size]}
+        header[name.removeprefix(prefix)] = {"dtype": DTYPES[dtype][0], "shape": shape, "data_offsets": [offset, offset + size]}
         offset += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    weights, part = Weights(kind, dtype, seed), f"{path}.part"
+    weights, unfinished = Weights(kind, dtype, seed), f"{path}.part"
     try:
-        with open(part, "wb") as file:
+        with open(unfinished, "wb") as file:
             file.write(struct.pack("<Q", len(text)) + text)
             for name, shape, mean, std in rows:
                 weights.write(file, name, math.prod(shape), mean, std)
-        os.replace(part, path)
+        os.replace(unfinished, path)
     finally:
-        if os.path.exists(part):
-            os.remove(part)
+        if os.path.exists(unfinished):
+            os.remove(unfinished)
     return len(rows), offset
+
+
+def depth_of(text):
+    numbers = tuple(int(number) for number in text.split(","))
+    if len(numbers) not in (2, 3) or min(numbers) < 1:
+        raise ValueError
+    return numbers
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("kind", choices=sorted(KINDS))
+    parser.add_argument("kind", choices=sorted(KINDS | FLUX_KINDS))
     parser.add_argument("out", help="the .safetensors file to write")
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="f16")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--depth", type=depth_of, help="of FLUX.1: double and single blocks, layers of T5, as 2,4,3")
+    parser.add_argument("--part", choices=sorted(FLUX_PARTS), help="write this part of FLUX.1 alone")
     options = parser.parse_args()
-    count, size = write_model(options.kind, options.out, options.dtype, options.seed)
+    if (options.depth or options.part) and options.kind not in FLUX_KINDS:
+        parser.error("--depth and --part are for FLUX.1")
+    count, size = write_model(options.kind, options.out, options.dtype, options.seed, options.depth, options.part)
     print(f"{options.out}: {options.kind}, {count} tensors, {size / 1e6:.1f} MB")
     return 0
 

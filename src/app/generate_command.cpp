@@ -12,6 +12,7 @@
 #include "app/option_checks.h"
 #include "app/out_pattern.h"
 #include "app/progress.h"
+#include "base/error.h"
 #include "base/log.h"
 #include "device/cpu/allocation.h"
 #include "sampling/names.h"
@@ -39,15 +40,28 @@ class CommandHost final : public EngineHost {
   std::stop_token stop_;
 };
 
-void declare_inputs(CommandLine& line, GenerateOptions& o) {
+void declare_files(CommandLine& line, GenerateOptions& o, std::filesystem::path& unet) {
   line.group("Model");
   line.path("-m,--model", "FILE|FOLDER", o.model,
             "checkpoint: a .safetensors, .ckpt or .gguf file, or a diffusers folder");
+  line.path("--unet", "FILE", unet,
+            "the same for a file that holds the diffusion model alone, as those of FLUX do");
   line.path("--vae", "FILE", o.vae, "take the VAE from this file instead");
+  line.path("--clip-l", "FILE", o.clip_l, "take the text encoder CLIP-L from this file");
+  line.path("--clip-g", "FILE", o.clip_g, "take the text encoder OpenCLIP-G from this file");
+  line.path("--t5", "FILE", o.t5, "take the text encoder T5 from this file");
+  line.path("--t5-tokenizer", "FILE", o.t5_tokenizer,
+            "T5's spiece.model or tokenizer.json (default: in the model, or beside its files)");
   line.paths("--text-encoder", "FILE...", o.text_encoders,
              "take the text encoders from these files instead, in any order");
   line.path("--embeddings", "DIR", o.embeddings,
             "folder of textual inversions, used in prompts as embedding:NAME");
+  line.texts("--lora", "FILE[:S[:T]]", o.loras,
+             "LoRA to draw with, at strength S (1), in text encoders T (as S); may be repeated. "
+             ":blocks=LIST behind it sets strengths of single blocks, see docs/lora.md");
+}
+
+void declare_inputs(CommandLine& line, GenerateOptions& o) {
   line.group("Prompt");
   line.texts("-p,--prompt", "TEXT", o.prompts,
              "what to draw; (word:1.2) weighs a part. May be repeated: one run for each");
@@ -68,11 +82,20 @@ void declare_inputs(CommandLine& line, GenerateOptions& o) {
 
 void declare_sampling(CommandLine& line, GenerateOptions& o) {
   line.group("Sampling");
-  line.integer("--steps", o.steps, 1, 10'000, "number of steps (20)");
+  line.integer("--steps", o.steps, 1, 10'000, "number of steps (20; FLUX.1 schnell 4)");
   line.number("--cfg", o.cfg, 0, 100,
-              "guidance: how closely to follow the prompt; 1 ignores the negative prompt (7)");
+              "guidance: how closely to follow the prompt; 1 ignores the negative prompt (7; FLUX "
+              "1)");
+  line.number("--guidance", o.guidance, 0, 100,
+              "the scale FLUX.1 is told (3.5; with --reference 2.5; Fill, Canny and Depth 30)");
   line.choice("--sampler", "NAME", o.sampler, kSamplerNames, "see below (euler)");
-  line.choice("--scheduler", "NAME", o.scheduler, kSchedulerNames, "see below (normal)");
+  line.choice("--scheduler", "NAME", o.scheduler, kSchedulerNames,
+              "see below (normal; FLUX simple)");
+  line.number("--shift", o.shift, 0.01, 100,
+              "how far FLUX's noise levels lean towards noise (1.15; schnell 1)");
+  line.number("--base-shift", o.base_shift, -100, 100,
+              "let the shift go by the picture's size: at 256x256 pixels (0.5)");
+  line.number("--max-shift", o.max_shift, -100, 100, "and at 1024x1024 pixels (1.15)");
 }
 
 void declare_start(CommandLine& line, GenerateOptions& o) {
@@ -84,6 +107,10 @@ void declare_start(CommandLine& line, GenerateOptions& o) {
   line.number("--strength", o.strength, 0, 1,
               "how much of it is redrawn, 0 to 1 (0.75; with --mask 1)");
   line.path("--mask", "FILE", o.mask, "redraw only where this picture is white");
+  line.path("--control-image", "FILE", o.control_image,
+            "picture of edges or depths, for FLUX.1 Canny and Depth; scaled to the size drawn");
+  line.paths("--reference", "FILE...", o.references,
+             "pictures to look at, for FLUX.1 Kontext; scaled to the area drawn");
   line.group("Part of a run, as ComfyUI's KSampler (Advanced)");
   line.integer("--start-step", o.start_step, 0, 10'000, "leave out the steps before this one (0)");
   line.integer("--end-step", o.end_step, 1, 10'000,
@@ -132,6 +159,18 @@ void declare_output(CommandLine& line, GenerateOptions& o) {
   line.flag("--verbose", o.verbose, "say more on standard error");
 }
 
+/// --unet is another name of --model.
+void take_unet(GenerateOptions& options, const std::filesystem::path& unet) {
+  if (unet.empty()) return;
+  if (!options.model.empty())
+    throw Error(ErrorCode::invalid_argument,
+                {.subject = "--unet",
+                 .expected = "cannot be used with --model",
+                 .hint = "Both name the diffusion model; name a whole checkpoint with --model"});
+  check_readable(unet, "--unet", Wanted::either);
+  options.model = unet;
+}
+
 std::string footer() {
   std::string text = "Placeholders in file names:\n";
   for (const Placeholder& p : placeholders())
@@ -149,7 +188,9 @@ std::string footer() {
 int run_generate(std::span<const std::string> arguments) {
   const auto started = std::chrono::steady_clock::now();
   GenerateOptions options;
+  std::filesystem::path unet;
   CommandLine line("generate", "Draws pictures from a prompt.");
+  declare_files(line, options, unet);
   declare_inputs(line, options);
   declare_sampling(line, options);
   declare_start(line, options);
@@ -157,6 +198,7 @@ int run_generate(std::span<const std::string> arguments) {
   declare_output(line, options);
   line.footer(footer());
   if (!line.parse(arguments)) return 0;
+  take_unet(options, unet);
   check_options(options);
   log::set_up(options.verbose);
   tune_allocator();

@@ -12,10 +12,12 @@ namespace atelier {
 
 /// Every option of `atelier generate`; an empty path, text or optional means "not given".
 struct GenerateOptions {
-  std::filesystem::path model;
+  std::filesystem::path model;  // --model, or --unet for a diffusion model alone
   std::filesystem::path vae;
   std::vector<std::filesystem::path> text_encoders;
+  std::filesystem::path clip_l, clip_g, t5, t5_tokenizer;
   std::filesystem::path embeddings;
+  std::vector<std::string> loras;  // words as `parse_lora_option` takes them
   std::filesystem::path preview_decoder;
 
   std::vector<std::string> prompts;
@@ -26,14 +28,16 @@ struct GenerateOptions {
   int64_t batch = 1;
   std::optional<uint64_t> seed;
 
-  int64_t steps = 20;
-  double cfg = 7.0;
-  std::string sampler = "euler";
-  std::string scheduler = "normal";
+  std::optional<int64_t> steps;
+  std::optional<double> cfg, guidance;
+  std::string sampler, scheduler;
+  std::optional<double> shift, base_shift, max_shift;  // of noise levels
 
   std::filesystem::path init_image;
   std::filesystem::path mask;
   std::filesystem::path init_latent;
+  std::filesystem::path control_image;
+  std::vector<std::filesystem::path> references;
   std::optional<double> strength;
   std::optional<int64_t> start_step, end_step;
   bool no_noise = false, keep_noise = false;

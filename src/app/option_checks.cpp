@@ -9,6 +9,7 @@
 #include <system_error>
 #include <vector>
 
+#include "app/lora_option.h"
 #include "app/out_pattern.h"
 #include "base/bytes.h"
 #include "base/error.h"
@@ -69,11 +70,7 @@ void check_course(const GenerateOptions& o) {
   if (o.strength && o.start_step)
     fail(ErrorCode::invalid_argument, "--start-step", "cannot be used with --strength",
          "Both say where the run begins");
-  const int64_t start = o.start_step.value_or(0),
-                end = std::min(o.end_step.value_or(o.steps), o.steps);
-  if (start >= end)
-    fail(ErrorCode::invalid_argument, o.end_step ? "--end-step" : "--start-step",
-         fmt::format("no step is left between {} and {} of {}", start, end, o.steps));
+  if (o.steps) check_steps(o, *o.steps);
 }
 
 void check_latent_name(const std::string& name) {
@@ -89,7 +86,15 @@ void check_inputs(const GenerateOptions& o) {
   if (!o.vae.empty()) check_readable(o.vae, "--vae", Wanted::either);
   for (const fs::path& file : o.text_encoders)
     check_readable(file, "--text-encoder", Wanted::either);
+  for (const auto& [file, option] :
+       {std::pair(&o.clip_l, "--clip-l"), std::pair(&o.clip_g, "--clip-g"),
+        std::pair(&o.t5, "--t5"), std::pair(&o.t5_tokenizer, "--t5-tokenizer")})
+    if (!file->empty()) check_readable(*file, option, Wanted::either);
+  for (const fs::path& file : o.references) check_readable(file, "--reference", Wanted::file);
+  if (!o.control_image.empty()) check_readable(o.control_image, "--control-image", Wanted::file);
   if (!o.embeddings.empty()) check_readable(o.embeddings, "--embeddings", Wanted::folder);
+  for (const std::string& lora : o.loras)
+    check_readable(parse_lora_option(lora).file, "--lora", Wanted::file);
   if (!o.preview_decoder.empty())
     check_readable(o.preview_decoder, "--preview-decoder", Wanted::file);
   if (!o.init_image.empty()) check_readable(o.init_image, "--init-image", Wanted::file);
@@ -122,6 +127,13 @@ void check_readable(const fs::path& path, std::string_view subject, Wanted wante
          "Check its permissions");
 }
 
+void check_steps(const GenerateOptions& o, int64_t steps) {
+  const int64_t start = o.start_step.value_or(0), end = std::min(o.end_step.value_or(steps), steps);
+  if (start >= end)
+    fail(ErrorCode::invalid_argument, o.end_step ? "--end-step" : "--start-step",
+         fmt::format("no step is left between {} and {} of {}", start, end, steps));
+}
+
 void prepare_folder_of(const fs::path& file, std::string_view subject) {
   const fs::path folder = file.has_parent_path() ? file.parent_path() : fs::path(".");
   std::error_code error;
@@ -146,6 +158,9 @@ void check_options(const GenerateOptions& o) {
   check_size(o.width, "--width");
   check_size(o.height, "--height");
   check_course(o);
+  if (o.shift && (o.base_shift || o.max_shift))
+    fail(ErrorCode::invalid_argument, "--shift", "cannot be used with --base-shift or --max-shift",
+         "One is fixed, they go by the size");
   check_needs(!o.preview_decoder.empty(), "--preview-decoder", !o.preview.empty(), "--preview");
   check_out_pattern(o.out, "--out");
   if (!o.sheet.empty()) check_picture_extension(o.sheet, "--sheet");

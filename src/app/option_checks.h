@@ -15,6 +15,9 @@ inline constexpr int64_t kLeastSize = 16, kMostSize = 16384, kSizeStep = 8;
 /// wrong: missing options, options that need another, sizes, unreadable files, file names.
 void check_options(const GenerateOptions& options);
 
+/// Throws `invalid_argument` unless a step is left between --start-step and --end-step of `steps`.
+void check_steps(const GenerateOptions& options, int64_t steps);
+
 /// Throws `not_found` naming `subject` (with the most similar name in that folder) or `unreadable`
 /// unless `path` is a file, or a folder where `folder_allowed`, that can be read.
 enum class Wanted { file, folder, either };

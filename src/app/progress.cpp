@@ -35,11 +35,13 @@ class JsonLines final : public EventPrinter {
 
 std::string plan_line(const Json& plan) {
   const Json& memory = plan["memory"];
+  const std::string guidance =
+      plan.contains("guidance") ? fmt::format(", guidance {:g}", number_of(plan, "guidance")) : "";
   std::string line = fmt::format(
-      "{}, {}x{}, {} steps of {}/{}, cfg {:g}, seed {}, {}, {} threads, about {} of memory",
+      "{}, {}x{}, {} steps of {}/{}, cfg {:g}{}, seed {}, {}, {} threads, about {} of memory",
       text_of(plan["model"], "name"), text_of(plan, "width"), text_of(plan, "height"),
       text_of(plan, "steps"), text_of(plan, "sampler"), text_of(plan, "scheduler"),
-      number_of(plan, "cfg"), text_of(plan, "seed"), text_of(plan["dtype"], "unet"),
+      number_of(plan, "cfg"), guidance, text_of(plan, "seed"), text_of(plan["dtype"], "unet"),
       text_of(plan, "threads"), to_string(Bytes(memory.value("needed", int64_t{0}))));
   const Bytes kept(memory.value("unet_prepared", int64_t{0}));
   const Bytes all(memory.value("unet_weights", int64_t{0}));

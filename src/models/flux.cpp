@@ -1,13 +1,15 @@
 // FLUX.1: a rectified-flow transformer over text and image tokens.
 // Source: black-forest-labs/flux src/flux/model.py and src/flux/modules/layers.py, names as in that
 //   release; Esser et al. 2024, Scaling Rectified Flow Transformers.
-// Shapes: B batch, L image tokens of 2x2 cells, T text tokens, N = T + L, D hidden, M hidden of
-// mlp.
+// Shapes: B batch, L image tokens of 2x2 cells, those of pictures it looks at included, T text
+// tokens, N = T + L, D hidden, M hidden of mlp.
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <optional>
+#include <vector>
 
 #include "base/error.h"
 #include "models/config_reading.h"
@@ -167,12 +169,54 @@ struct FinalLayer : Block<Config> {
   }
 };
 
-// Text at the origin, image tokens at (0, row, column): [T + L, 3]
-Tensor positions(int64_t text, int64_t rows, int64_t columns) {
-  const Tensor image = at::zeros({rows, columns, 3});
-  image.select(2, 1).copy_(at::arange(rows).unsqueeze(1));
-  image.select(2, 2).copy_(at::arange(columns));
-  return at::cat({at::zeros({text, 3}), image.flatten(0, 1)});
+// Half of `cells`, rounded up: tokens of that many cells.
+int64_t tokens_of(int64_t cells) { return (cells + 1) / kPatch; }
+
+// Where the tokens of one picture lie: its number, its first row and column, its rows and columns.
+struct Grid {
+  int64_t picture = 0, row = 0, column = 0, rows = 0, columns = 0;
+  int64_t tokens() const { return rows * columns; }
+};
+
+// The picture drawn at the origin. Those it looks at are picture 1 together: each lies to the right
+// of those before it or below them, whichever makes the whole less long.
+// Source: facts of ComfyUI's Flux model, its "offset" placing; of one picture it is Kontext's own.
+std::vector<Grid> grids(const DiffusionInput& in) {
+  std::vector<Grid> all{{.rows = tokens_of(in.x.size(2)), .columns = tokens_of(in.x.size(3))}};
+  int64_t height = 0, width = 0;  // of the whole, in cells
+  for (const Tensor& picture : in.references) {
+    const bool beside = picture.size(2) + height > picture.size(3) + width;
+    const int64_t top = beside ? 0 : height, left = beside ? width : 0;
+    height = std::max(height, top + picture.size(2));
+    width = std::max(width, left + picture.size(3));
+    all.push_back({.picture = 1,
+                   .row = tokens_of(top),
+                   .column = tokens_of(left),
+                   .rows = tokens_of(picture.size(2)),
+                   .columns = tokens_of(picture.size(3))});
+  }
+  return all;
+}
+
+// Text at the origin, image tokens at (picture, row, column): [T + L, 3]
+Tensor positions(int64_t text, const std::vector<Grid>& grids) {
+  std::vector<Tensor> all{at::zeros({text, 3})};
+  for (const Grid& grid : grids) {
+    const Tensor image = at::zeros({grid.rows, grid.columns, 3});
+    image.select(2, 0).fill_(grid.picture);
+    image.select(2, 1).copy_(at::arange(grid.row, grid.row + grid.rows).unsqueeze(1));
+    image.select(2, 2).copy_(at::arange(grid.column, grid.column + grid.columns));
+    all.push_back(image.flatten(0, 1));
+  }
+  return at::cat(all);
+}
+
+// Tells apart what `positions` would tell apart.
+std::vector<int64_t> key_of(int64_t text, const std::vector<Grid>& grids) {
+  std::vector<int64_t> key{text};
+  for (const Grid& g : grids)
+    key.insert(key.end(), {g.picture, g.row, g.column, g.rows, g.columns});
+  return key;
 }
 
 struct Flux : Block<Config> {
@@ -207,18 +251,28 @@ struct Flux : Block<Config> {
     return static_cast<const Tensor*>(known.get())->clone();
   }
 
+  // The picture's tokens, then those of the pictures it looks at: [B, L, D]
+  Tensor image(const DiffusionInput& in) const {
+    Tensor drawn = img_in(patches(in.x, kPatch));
+    if (in.references.empty()) return drawn;
+    std::vector<Tensor> all{drawn};
+    for (const Tensor& picture : in.references)
+      all.push_back(img_in(patches(picture, kPatch)).expand({in.x.size(0), -1, -1}));
+    return at::cat(all, 1);
+  }
+
   // -> [B, C, H, W]
   Tensor operator()(const DiffusionInput& in) const {
     const auto observe = [&](const Scope& place, const Tensor& h) {
       if (in.observe) in.observe(place.name().substr(0, place.name().size() - 1), h);
     };
-    const int64_t height = in.x.size(2), width = in.x.size(3);
-    const int64_t rows = (height + 1) / kPatch, columns = (width + 1) / kPatch;
+    const std::vector<Grid> places = grids(in);
+    const Grid& drawn = places.front();
     const Tensor vec = vector(in);
-    Tensor img = img_in(patches(in.x, kPatch)), txt = text(in.context, in.x.options());
+    Tensor img = image(in), txt = text(in.context, in.x.options());
     const int64_t words = txt.size(1);
-    const Rope rope = ropes.get({words, rows, columns}, [&] {
-      return Rope(positions(words, rows, columns), c.axes(), kTheta, in.x.device());
+    const Rope rope = ropes.get(key_of(words, places), [&] {
+      return Rope(positions(words, places), c.axes(), kTheta, in.x.device());
     });
 
     for (const DoubleBlock& block : double_blocks) {
@@ -231,8 +285,10 @@ struct Flux : Block<Config> {
       block(x, vec, rope);
       observe(block.w, x);
     }
-    const Tensor out = final_layer(x.narrow(1, words, img.size(1)), vec);
-    return from_patches(out, rows, columns, kPatch).narrow(2, 0, height).narrow(3, 0, width);
+    const Tensor out = final_layer(x.narrow(1, words, drawn.tokens()), vec);
+    return from_patches(out, drawn.rows, drawn.columns, kPatch)
+        .narrow(2, 0, in.x.size(2))
+        .narrow(3, 0, in.x.size(3));
   }
 };
 
@@ -244,7 +300,7 @@ class FluxModel final : public Loaded<DiffusionModel, Config, Flux> {
   Bytes activation_bytes(int64_t batch, int64_t height, int64_t width) const override {
     constexpr int64_t kTextTokens = 512;
     const Config& c = config();
-    const int64_t tokens = batch * ((height + 1) / kPatch * ((width + 1) / kPatch) + kTextTokens);
+    const int64_t tokens = batch * (tokens_of(height) * tokens_of(width) + kTextTokens);
     const int64_t values = tokens * (15 * c.hidden + 2 * c.mlp);
     return Bytes(values * static_cast<int64_t>(c10::elementSize(compute().dtype))) + 64_MiB;
   }
@@ -293,6 +349,8 @@ Config config_of(const Scope& w) {
               .vector_width = checked_shape(w, "vector_in.in_layer.weight", 2)[1],
               .output = OutputKind::flow,
               .guidance = w.has("guidance_in.in_layer.weight") ? kDefaultGuidance : 0,
+              .references = image[1] == out,
+              .prompt_repeats = false,
               .native_size = 1024};
   return c;
 }

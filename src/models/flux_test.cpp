@@ -218,6 +218,25 @@ TEST(FluxInputs, WithoutGuidanceAreToldTheUsual) {
   EXPECT_FALSE(at::equal(net->model->forward(in), told));
 }
 
+// What the model makes of the golden's input while it looks at `references`.
+at::Tensor looking_at(const std::vector<at::Tensor>& references) {
+  static const auto net = load(source("flux_dev", "model"));
+  DiffusionInput in = input(*source("flux_dev", "expected"));
+  in.references = references;
+  return net->model->forward(in);
+}
+
+TEST(FluxInputs, ReferencesAreLaidOutSideBySideAsOnePicture) {
+  const at::Tensor wide = at::randn({1, 16, 8, 6});
+  const at::Tensor above = wide.narrow(2, 0, 4), below = wide.narrow(2, 4, 4);
+  EXPECT_TRUE(at::equal(looking_at({above, below}), looking_at({wide})));
+  const at::Tensor tall = at::randn({1, 16, 10, 8});
+  const at::Tensor left = tall.narrow(3, 0, 4), right = tall.narrow(3, 4, 4);
+  EXPECT_TRUE(close(looking_at({left, right}), looking_at({tall}), 1e-5));
+  EXPECT_FALSE(close(looking_at({right, left}), looking_at({tall}), 1e-3));
+  EXPECT_FALSE(close(looking_at({}), looking_at({tall}), 1e-3));
+}
+
 TEST(FluxInputs, ThatDoNotFitAreRefused) {
   const auto expected = source("flux_dev", "expected");
   const auto net = load(source("flux_dev", "model"));
@@ -230,6 +249,8 @@ TEST(FluxInputs, ThatDoNotFitAreRefused) {
   refused([](DiffusionInput& in) { in.context = {}; });
   refused([](DiffusionInput& in) { in.vector = at::Tensor(); });
   refused([](DiffusionInput& in) { in.guidance = in.guidance.narrow(0, 0, 1); });
+  refused([](DiffusionInput& in) { in.references = {at::zeros({1, 4, 2, 2})}; });
+  refused([](DiffusionInput& in) { in.references = {at::zeros({2, 16, 2, 2})}; });
 }
 
 }  // namespace

@@ -83,7 +83,9 @@ constexpr std::string_view kPrefixes[] = {"model.diffusion_model.", "transformer
                                           "diffusion_model.", ""};
 constexpr std::string_view kVae[] = {"vae.", "first_stage_model."};
 constexpr std::string_view kClip[] = {"text_encoders.clip_l.transformer.", "text_encoder."};
-constexpr TextPart kText[] = {{&clip_l_encoder, kClip}};
+constexpr std::string_view kT5[] = {"text_encoders.t5xxl.transformer.", "text_encoder_2."};
+constexpr TextPart kText[] = {{&clip_l_encoder, kClip, TextUse::pooled},
+                              {&t5xxl_encoder, kT5, TextUse::states, true}};
 constexpr LatentFormat kLatent{.channels = 16, .scale = 0.3611, .shift = 0.1159, .taesd = "taef1"};
 constexpr at::ScalarType kDtypes[] = {at::kBFloat16, at::kHalf, at::kFloat};
 constexpr at::ScalarType kFillDtypes[] = {at::kBFloat16, at::kFloat};
@@ -116,6 +118,7 @@ constexpr ModelDef variant(std::string_view name, std::string_view title,
           .noise_levels = NoiseLevels::flux,
           .noise_shift = 1.15,
           .vector = VectorKind::pooled,
+          .defaults = {.steps = 20, .cfg = 1, .sampler = "euler", .scheduler = "simple"},
           .dtypes = kDtypes,
           .ignore = kIgnore};
 }
@@ -125,12 +128,21 @@ constexpr ModelDef schnell() {
   def.noise_levels = NoiseLevels::flow;
   def.noise_shift = 1;
   def.timestep_scale = 1;
+  def.defaults.steps = 4;
   return def;
 }
 
 constexpr ModelDef fill() {
   ModelDef def = variant("flux_fill", "FLUX.1 Fill", fits_fill);
   def.dtypes = kFillDtypes;
+  def.defaults.guidance = 30;
+  return def;
+}
+
+// Canny was made for a scale of 30, Depth for one of 10; their files are alike.
+constexpr ModelDef control() {
+  ModelDef def = variant("flux_control", "FLUX.1 Canny or Depth", fits_control);
+  def.defaults.guidance = 30;
   return def;
 }
 
@@ -140,8 +152,7 @@ extern const ModelDef flux_dev_model, flux_schnell_model, flux_control_model, fl
 
 constinit const ModelDef flux_dev_model = variant("flux_dev", "FLUX.1 dev", fits_dev);
 constinit const ModelDef flux_schnell_model = schnell();
-constinit const ModelDef flux_control_model =
-    variant("flux_control", "FLUX.1 Canny or Depth", fits_control);
+constinit const ModelDef flux_control_model = control();
 constinit const ModelDef flux_fill_model = fill();
 
 }  // namespace atelier

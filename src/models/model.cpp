@@ -40,6 +40,13 @@ void check(const DiffusionInput& in, const ModelTraits& traits) {
   if (traits.guidance != 0 && in.guidance.defined() &&
       in.guidance.sizes() != at::IntArrayRef({batch}))
     refuse("guidance", fmt::format("[{}]", batch), sizes_of(in.guidance));
+  for (const at::Tensor& reference : in.references)
+    if (!traits.references || reference.dim() != 4 || reference.size(0) != 1 ||
+        reference.size(1) != traits.in_channels || reference.numel() == 0)
+      refuse("reference picture",
+             traits.references ? fmt::format("[1, {}, h, w]", traits.in_channels)
+                               : "none, as this model takes",
+             sizes_of(reference));
 }
 
 // The scale each batch element is told, on the device of the time step; undefined for models that
@@ -67,6 +74,8 @@ at::Tensor DiffusionModel::forward(const DiffusionInput& input) const {
   if (input.concat.defined()) in.x = at::cat({in.x, cast(input.concat)}, 1);
   in.x = in.x.contiguous(at::MemoryFormat::ChannelsLast);
   in.concat = at::Tensor();
+  for (at::Tensor& reference : in.references)
+    reference = cast(reference).contiguous(at::MemoryFormat::ChannelsLast);
   in.timestep = input.timestep.to(on.device.torch(), at::kFloat);
   in.guidance = guidance(in, traits());
   in.vector = traits().vector_width ? cast(input.vector) : at::Tensor();

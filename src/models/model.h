@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "models/part.h"
 #include "models/text_encoder.h"
@@ -22,6 +23,8 @@ struct DiffusionInput {
   at::Tensor vector;  // [B, A] pooled prompt and sizes, for models that have `vector_width`
   at::Tensor guidance;  // [B] for models that are told a scale; undefined: the model's own
   at::Tensor concat;  // [B, C', H, W] joined to x along the channels, for inpainting and editing
+  /// Latents [1, C, h, w] of pictures to look at, of any sizes, for models with `references`.
+  std::vector<at::Tensor> references;
   /// Told the output of every block by its name in the model, as it is computed; for tests and for
   /// finding where numbers go wrong. May be empty.
   std::function<void(std::string_view block, const at::Tensor& output)> observe;
@@ -38,6 +41,8 @@ struct ModelTraits {
   OutputKind output = OutputKind::eps;
   bool zero_terminal_snr = false;
   double guidance = 0;  // the scale it is told unless the input says another; 0: it takes none
+  bool references = false;  // whether it can look at other pictures
+  bool prompt_repeats = true;  // the prompt is only attended to: repeating it changes nothing
   int64_t native_size = 512;  // pixels along a side of the pictures it was trained on
 };
 
@@ -72,10 +77,15 @@ struct LatentFormat {
   std::string_view taesd;  // name of the tiny autoencoder for these latents
 };
 
+/// What a family takes of a text encoder's answer.
+enum class TextUse : uint8_t { both, states, pooled };
+
 /// A text encoder of a checkpoint: which one, and the prefixes under which files keep it.
 struct TextPart {
   const PartDef<TextEncoder>* encoder;
   std::span<const std::string_view> prefixes;
+  TextUse use = TextUse::both;
+  bool heavy = false;  // too large to be computed in fp32 where the denoiser needs less
 };
 
 /// Noise levels a family was trained on: 1000 of a diffusion process, or those of a straight path
@@ -84,6 +94,14 @@ enum class NoiseLevels : uint8_t { scaled_linear, flow, flux };
 
 /// What conditions the denoiser besides the prompt's tokens.
 enum class VectorKind : uint8_t { none, sdxl, sdxl_refiner, pooled };
+
+/// What is drawn with where the user names nothing.
+struct SamplingDefaults {
+  int64_t steps = 20;
+  double cfg = 7;
+  std::string_view sampler = "euler", scheduler = "normal";
+  double guidance = 3.5;  // of models that are told a scale
+};
 
 /// Everything the engine must know about an architecture; one object per row of models.inc.
 struct ModelDef {
@@ -100,6 +118,7 @@ struct ModelDef {
   VectorKind vector = VectorKind::none;
   int clip_skip = -1;  // the text encoder's layer when the user names none
   bool clip_final_norm = true;  // the closing norm on that layer
+  SamplingDefaults defaults = {};
   std::span<const at::ScalarType> dtypes;  // compute dtypes on accelerators, best first
   std::span<const std::string_view> ignore;  // names of a whole checkpoint that no part needs
 };

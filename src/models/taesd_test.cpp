@@ -11,6 +11,8 @@ namespace {
 /// The golden computes on scaled latents.
 constexpr LatentScale kPlain{.scale = 1, .shift = 0};
 
+using Source = std::shared_ptr<MemorySource>;
+
 struct TaesdGolden : ::testing::Test {
   std::shared_ptr<const TensorSource> decoder = golden::source("taesd", "taesd_decoder");
   std::shared_ptr<const TensorSource> encoder = golden::source("taesd", "taesd_encoder");
@@ -58,6 +60,17 @@ TEST_F(TaesdGolden, LatentsAreScaledOnTheWay) {
   EXPECT_TRUE(golden::close(scaled->decode(latent / 0.25 + 0.5), plain->decode(latent), 1e-5));
   EXPECT_TRUE(golden::close(scaled->encode(want("picture")),
                             plain->encode(want("picture")) / 0.25 + 0.5, 1e-5));
+}
+
+TEST_F(TaesdGolden, LatentsMayHaveSixteenChannels) {
+  const Source more = golden::editable(*decoder);
+  for (const auto& [name, info] : decoder->tensors())
+    if (info.shape.size() == 4 && info.shape[1] == 4)
+      more->put(name, at::constant_pad_nd(more->tensor(name), {0, 0, 0, 0, 0, 12}));
+  const auto vae = load({more, nullptr, kPlain});
+  EXPECT_EQ(vae->latent_channels(), 16);
+  const at::Tensor latent = want("latent"), rest = latent.repeat({1, 3, 1, 1});
+  EXPECT_TRUE(golden::close(vae->decode(at::cat({latent, rest}, 1)), want("decoded"), 1e-4));
 }
 
 TEST_F(TaesdGolden, FilesOfTheirOwnAndDiffusersNamesGiveEqualBytes) {

@@ -4,99 +4,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <optional>
 
 #include "base/error.h"
+#include "nn/key_pattern.h"
 
 namespace atelier {
 namespace {
-
-constexpr size_t kMaxDigits = 4;
-
-/// The letters a pattern has taken, by letter; -1 where none.
-struct Indices {
-  std::array<int64_t, 26> value;
-  Indices() { value.fill(-1); }
-  int64_t& operator[](char letter) { return value[static_cast<size_t>(letter - 'a')]; }
-  int64_t operator[](char letter) const { return value[static_cast<size_t>(letter - 'a')]; }
-};
-
-struct Match {
-  Indices indices;
-  std::string_view rest;  // what follows the pattern, from its dot on
-};
-
-// Reads the index at the front of `name`; equal letters must take equal numbers.
-bool take_index(std::string_view& name, int64_t& index) {
-  const size_t digits = std::min(name.find_first_not_of("0123456789"), name.size());
-  if (digits == 0 || digits > kMaxDigits) return false;
-  int64_t value = 0;
-  for (const char digit : name.substr(0, digits)) value = 10 * value + (digit - '0');
-  name.remove_prefix(digits);
-  return std::exchange(index, value) == -1 || index == value;
-}
-
-std::optional<Match> match(std::string_view pattern, std::string_view name) {
-  Match found;
-  const bool open = pattern.ends_with(".*");
-  if (open) pattern.remove_suffix(2);
-  while (!pattern.empty()) {
-    if (pattern.front() == '{') {
-      if (!take_index(name, found.indices[pattern[1]])) return {};
-      pattern.remove_prefix(3);
-    } else {
-      if (name.empty() || name.front() != pattern.front()) return {};
-      pattern.remove_prefix(1);
-      name.remove_prefix(1);
-    }
-  }
-  const bool leaf = name.size() > 1 && name.front() == '.';
-  const bool one_leaf = leaf && name.find('.', 1) == name.npos;
-  if (!(open ? leaf : name.empty() || one_leaf)) return {};
-  found.rest = name;
-  return found;
-}
-
-// A term is an optional factor (digits or R) and an optional letter: "3a", "R", "Rb", "1".
-int64_t term(std::string_view text, const Indices& indices, int64_t stride) {
-  int64_t factor = 1;
-  size_t i = 0;
-  if (!text.empty() && text[0] == 'R') {
-    factor = stride;
-    i = 1;
-  } else if (size_t digits = std::min(text.find_first_not_of("0123456789"), text.size())) {
-    factor = std::stoll(std::string(text.substr(0, digits)));
-    i = digits;
-  }
-  return i < text.size() ? factor * indices[text[i]] : factor;
-}
-
-int64_t sum(std::string_view text, const Indices& indices, int64_t stride) {
-  int64_t total = 0, sign = 1;
-  while (!text.empty()) {
-    const size_t end = std::min(text.find_first_of("+-"), text.size());
-    total += sign * term(text.substr(0, end), indices, stride);
-    if (end == text.size()) break;
-    sign = text[end] == '-' ? -1 : 1;
-    text.remove_prefix(end + 1);
-  }
-  return total;
-}
-
-std::string fill(std::string_view pattern, const Indices& indices, int64_t stride) {
-  if (pattern.ends_with(".*")) pattern.remove_suffix(2);
-  std::string out;
-  for (size_t i = 0; i < pattern.size(); ++i) {
-    if (pattern[i] != '{') {
-      out += pattern[i];
-      continue;
-    }
-    const size_t close = pattern.find('}', i);
-    out += std::to_string(sum(pattern.substr(i + 1, close - i - 1), indices, stride));
-    i = close;
-  }
-  return out;
-}
 
 /// One file seen through one layout.
 class Reader {
@@ -107,7 +20,7 @@ class Reader {
   struct Place {
     std::string canonical;
     const KeyRule* rule = nullptr;
-    Match match;
+    KeyMatch match;
   };
 
   std::vector<Place> places(std::string_view name) const {
@@ -117,11 +30,11 @@ class Reader {
       for (const std::string_view pattern : rule.sources) {
         if (pattern.empty() || (!found.empty() && (rule.take.of == 1 || pattern != source)))
           continue;
-        const auto fit = match(pattern, name);
+        const auto fit = match_key(pattern, name);
         if (!fit || !holds(rule, fit->indices)) continue;
         source = pattern;
-        found.push_back(
-            {fill(rule.canonical, fit->indices, stride_) + std::string(fit->rest), &rule, *fit});
+        found.push_back({fill_key(rule.canonical, fit->indices, stride_) + std::string(fit->rest),
+                         &rule, *fit});
       }
     if (found.empty()) found.push_back({std::string(name), nullptr, {}});
     return found;
@@ -133,22 +46,22 @@ class Reader {
     std::vector<std::string> names;
     for (std::string_view pattern : place.rule->sources)
       if (!pattern.empty())
-        names.push_back(fill(pattern, place.match.indices, stride_) +
+        names.push_back(fill_key(pattern, place.match.indices, stride_) +
                         std::string(place.match.rest));
     return names;
   }
 
  private:
   bool has(const std::string& name) const { return table_.contains(prefix_ + name); }
-  bool holds(const KeyRule& rule, const Indices& indices) const {
-    return (rule.when.empty() || has(fill(rule.when, indices, stride_))) &&
-           (rule.unless.empty() || !has(fill(rule.unless, indices, stride_)));
+  bool holds(const KeyRule& rule, const KeyIndices& indices) const {
+    return (rule.when.empty() || has(fill_key(rule.when, indices, stride_))) &&
+           (rule.unless.empty() || !has(fill_key(rule.unless, indices, stride_)));
   }
   int64_t count_stride() const {
     int64_t n = 0;
-    for (Indices indices; !layout_.stride.empty(); ++n) {
+    for (KeyIndices indices; !layout_.stride.empty(); ++n) {
       indices['n'] = n;
-      if (!has(fill(layout_.stride, indices, 0))) break;
+      if (!has(fill_key(layout_.stride, indices, 0))) break;
     }
     return n;
   }

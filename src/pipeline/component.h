@@ -21,6 +21,7 @@ class Component {
   /// Binds; problems go to `report`.
   void bind(BindReport& report) {
     residency_ = std::make_unique<Residency>();
+    residency_->set_patches(patches_);
     part_ = load_part(*def_, found_.source, found_.place, *residency_, report, compute_, observer_);
     if (kept_) residency_->keep_prepared(kept_->most, kept_->from_disk);
   }
@@ -37,6 +38,12 @@ class Component {
   void load(const std::function<bool(double)>& progress = {}) {
     get();
     residency_->prepare_all(progress);
+  }
+  /// Replaces all changes to weights. Weights whose changes differ from before are prepared again
+  /// by `load` or when next used, all others stay; the part must not be computing.
+  void patch(PatchTable patches) {
+    patches_ = std::move(patches);
+    if (residency_) residency_->set_patches(patches_);
   }
   /// Binds anew with `observer` told the inputs of linear layers; null: nobody. It must outlive the
   /// part or be replaced.
@@ -67,14 +74,15 @@ class Component {
   const FoundPart& found() const { return found_; }
 
  private:
-  const PartDef<Interface>* def_;
-  FoundPart found_;
-  Compute compute_;
-  nn::InputObserver* observer_ = nullptr;
   struct Kept {
     Bytes most;
     bool from_disk;
   };
+  const PartDef<Interface>* def_;
+  FoundPart found_;
+  Compute compute_;
+  PatchTable patches_;
+  nn::InputObserver* observer_ = nullptr;
   std::optional<Kept> kept_;
   std::unique_ptr<Residency> residency_;
   std::unique_ptr<Interface> part_;

@@ -41,19 +41,24 @@ at::Tensor weigh(const at::Tensor& state, const at::Tensor& nothing, const at::T
   return at::where(weights == 1, state, nothing + (state - nothing) * weights);
 }
 
-TextEncoding encode_part(const TextPart& part, const TextEncoder& encoder, const ModelDef& def,
+// SDXL's vectors begin with the projected state, FLUX's are the plain one.
+bool projects(VectorKind kind) {
+  return kind == VectorKind::sdxl || kind == VectorKind::sdxl_refiner;
+}
+
+TextEncoding encode_part(const TextPart& part, const PromptEncoder& by, const ModelDef& def,
                          std::string_view prompt, const PromptReader& reader,
                          std::vector<std::string>& warnings) {
   EncoderRules rules = encoder_rules(part.encoder->name);
-  rules.width = static_cast<int32_t>(encoder.width());
-  const TokenChunks text = tokenize(prompt, reader.tokenizer, rules, reader.embeddings);
+  rules.width = static_cast<int32_t>(by.encoder.width());
+  const TokenChunks text = tokenize(prompt, by.tokenizer, rules, reader.embeddings);
   rules.min_length = std::max(rules.min_length, static_cast<int32_t>(text.chunks[0].size()));
-  const TokenChunks empty = tokenize("", reader.tokenizer, rules);
+  const TokenChunks empty = tokenize("", by.tokenizer, rules);
   warnings.insert(warnings.end(), text.warnings.begin(), text.warnings.end());
   const TextOptions options{.layer = reader.layer.value_or(def.clip_skip),
                             .final_norm = def.clip_final_norm,
-                            .project = def.vector != VectorKind::none};
-  return encode_tokens(encoder, text, empty, options, reader.embeddings);
+                            .project = projects(def.vector)};
+  return encode_tokens(by.encoder, text, empty, options, reader.embeddings);
 }
 
 // Numbers in the order the family expects them.
@@ -89,18 +94,19 @@ TextEncoding encode_tokens(const TextEncoder& encoder, const TokenChunks& text,
   return {at::cat(states, 1), said.pooled.defined() ? said.pooled.narrow(0, 0, 1) : at::Tensor()};
 }
 
-EncodedPrompt encode_prompt(const ModelDef& def, std::span<const TextEncoder* const> encoders,
+EncodedPrompt encode_prompt(const ModelDef& def, std::span<const PromptEncoder> encoders,
                             std::string_view prompt, const PromptReader& reader) {
   ATELIER_CHECK(encoders.size() == def.text.size() && !encoders.empty());
   EncodedPrompt result;
   std::vector<at::Tensor> hidden;
   int64_t length = std::numeric_limits<int64_t>::max();
   for (size_t i = 0; i < encoders.size(); ++i) {
-    const TextEncoding said =
-        encode_part(def.text[i], *encoders[i], def, prompt, reader, result.warnings);
+    const TextPart& part = def.text[i];
+    const TextEncoding said = encode_part(part, encoders[i], def, prompt, reader, result.warnings);
+    if (part.use != TextUse::states) result.pooled = said.pooled;
+    if (part.use == TextUse::pooled) continue;
     hidden.push_back(said.hidden);
     length = std::min(length, said.hidden.size(1));
-    result.pooled = said.pooled;
   }
   for (at::Tensor& state : hidden) state = state.narrow(1, 0, length);
   result.context = at::cat(hidden, 2);

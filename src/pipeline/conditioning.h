@@ -17,30 +17,37 @@ namespace atelier {
 
 /// What conditions a denoiser in one branch, fp32 on the CPU.
 struct Conditioning {
-  at::Tensor context;  // [1, T, D], T a multiple of 77
+  at::Tensor context;  // [1, T, D], T a multiple of 77, or for T5 any number from 256 on
   at::Tensor vector;  // [1, A] for models that take one; undefined otherwise
+  std::optional<double> guidance = {};  // for models that are told a scale; unset: their own
 };
 
 /// A prompt as a model's text encoders see it.
 struct EncodedPrompt {
   at::Tensor context;  // [1, T, D]
-  at::Tensor pooled;  // [1, P], of the last encoder's first chunk, projected if it is OpenCLIP-G
+  /// [1, P], of the last encoder that has one, its first chunk, projected if that is OpenCLIP-G.
+  at::Tensor pooled;
   std::vector<std::string> warnings;  // what of the prompt was left out and why
 };
 
-/// What prompts are read with.
-struct PromptReader {
+/// A text encoder, and what cuts its prompts into tokens.
+struct PromptEncoder {
+  const TextEncoder& encoder;
   const Tokenizer& tokenizer;
+};
+
+/// How the user wants prompts to be read.
+struct PromptReader {
   EmbeddingFolder* embeddings = nullptr;  // null: `embedding:NAME` is plain text
   std::optional<int> layer = {};  // -1 the last, as ComfyUI's CLIPSetLastLayer; unset: the model's
 };
 
 /// Encodes `prompt` with `encoders`, which are those of `def.text` in order. A token of weight w
 /// gets e + w (z - e), where e is what the empty prompt says at its position; the pooled state is
-/// not weighted. Chunks are joined along the tokens, encoders along the channels, cut to the
-/// shorter.
-EncodedPrompt encode_prompt(const ModelDef& def, std::span<const TextEncoder* const> encoders,
-                            std::string_view prompt, const PromptReader& reader);
+/// not weighted. Chunks are joined along the tokens, the states of encoders that give the context
+/// along the channels, cut to the shorter.
+EncodedPrompt encode_prompt(const ModelDef& def, std::span<const PromptEncoder> encoders,
+                            std::string_view prompt, const PromptReader& reader = {});
 
 /// Sizes a model was told in training, in pixels.
 struct PictureMeasures {

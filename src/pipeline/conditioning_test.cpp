@@ -67,10 +67,10 @@ struct Conditions : ::testing::Test {
     return def;
   }
   EncodedPrompt encode(std::string_view prompt, PromptReader reader) const {
-    const TextEncoder* encoders[] = {&l};
+    const PromptEncoder encoders[] = {{l, letters}};
     return encode_prompt(sd1(), encoders, prompt, reader);
   }
-  EncodedPrompt encode(std::string_view prompt) const { return encode(prompt, {letters}); }
+  EncodedPrompt encode(std::string_view prompt) const { return encode(prompt, {}); }
 };
 
 TEST_F(Conditions, AnUnweightedPromptIsWhatTheEncoderSays) {
@@ -110,9 +110,9 @@ TEST_F(Conditions, AnEncoderWithoutPooledStateWeighsPromptsOfAnyLength) {
   const TextPart part{&t5_def, {}};
   ModelDef def;
   def.text = {&part, 1};
-  const TextEncoder* encoders[] = {&t5};
+  const PromptEncoder encoders[] = {{t5, letters}};
   const auto said = [&](const std::string& prompt) {
-    const EncodedPrompt encoded = encode_prompt(def, encoders, prompt, {letters});
+    const EncodedPrompt encoded = encode_prompt(def, encoders, prompt);
     EXPECT_FALSE(encoded.pooled.defined());
     return encoded.context;
   };
@@ -139,18 +139,18 @@ TEST_F(Conditions, TheFamilyAndTheUserChooseTheLayer) {
   EXPECT_EQ(l.asked.layer, -1);
   EXPECT_TRUE(l.asked.final_norm);
   EXPECT_FALSE(l.asked.project);
-  encode("a", {.tokenizer = letters, .layer = -3});
+  encode("a", {.layer = -3});
   EXPECT_EQ(l.asked.layer, -3);
-  const TextEncoder* encoders[] = {&l, &g};
-  encode_prompt(sdxl(), encoders, "a", {letters});
+  const PromptEncoder encoders[] = {{l, letters}, {g, letters}};
+  encode_prompt(sdxl(), encoders, "a");
   EXPECT_EQ(g.asked.layer, -2);
   EXPECT_FALSE(g.asked.final_norm);
   EXPECT_TRUE(g.asked.project);
 }
 
 TEST_F(Conditions, TwoEncodersStandSideBySide) {
-  const TextEncoder* encoders[] = {&l, &g};
-  const EncodedPrompt both = encode_prompt(sdxl(), encoders, "abc", {letters});
+  const PromptEncoder encoders[] = {{l, letters}, {g, letters}};
+  const EncodedPrompt both = encode_prompt(sdxl(), encoders, "abc");
   EXPECT_EQ(both.context.sizes(), at::IntArrayRef({1, 77, 8}));
   EXPECT_TRUE(at::equal(both.context.narrow(2, 0, 3), encode("abc").context));
   EXPECT_EQ(both.pooled.size(1), 5);
@@ -222,7 +222,7 @@ struct Embeddings : Conditions {
 TEST_F(Embeddings, VectorsStandInPlaceOfTheName) {
   write("mood.safetensors", {{"emb_params", at::full({2, 3}, 7.0)}});
   EmbeddingFolder folders({folder});
-  const EncodedPrompt said = encode("a embedding:mood b", {letters, &folders});
+  const EncodedPrompt said = encode("a embedding:mood b", {&folders});
   const at::Tensor state = said.context[0].select(1, 0);
   EXPECT_TRUE(said.warnings.empty());
   EXPECT_FLOAT_EQ((state[2] - state[1]).item<float>(), 6);
@@ -233,9 +233,8 @@ TEST_F(Embeddings, VectorsStandInPlaceOfTheName) {
 TEST_F(Embeddings, EachEncoderTakesItsOwnTensor) {
   write("pair.safetensors", {{"clip_g", at::full({1, 5}, 9.0)}, {"clip_l", at::full({2, 3}, 8.0)}});
   EmbeddingFolder folders({folder});
-  const TextEncoder* encoders[] = {&l, &g};
-  const EncodedPrompt said =
-      encode_prompt(sdxl(), encoders, "embedding:pair a", {letters, &folders});
+  const PromptEncoder encoders[] = {{l, letters}, {g, letters}};
+  const EncodedPrompt said = encode_prompt(sdxl(), encoders, "embedding:pair a", {&folders});
   EXPECT_TRUE(said.warnings.empty());
   EXPECT_FLOAT_EQ((said.context[0][3][0] - said.context[0][1][0]).item<float>(), 1 - 8);
   EXPECT_FLOAT_EQ((said.context[0][2][3] - said.context[0][1][3]).item<float>(), 1 - 9);
@@ -321,8 +320,7 @@ TEST_F(Embeddings, WhatIsNoEmbeddingIsAWarningAndNothingElse) {
   const at::Tensor plain = encode("a b").context;
   for (const char* name : {"two", "cube", "wide", "long", "none", "nan", "tokens", "many", "other",
                            "absent", "../wide"}) {
-    const EncodedPrompt said =
-        encode(std::string("a embedding:") + name + " b", {letters, &folders});
+    const EncodedPrompt said = encode(std::string("a embedding:") + name + " b", {&folders});
     EXPECT_EQ(said.warnings.size(), 1U) << name;
     EXPECT_TRUE(at::equal(said.context, plain)) << name;
   }

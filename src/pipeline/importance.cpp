@@ -12,7 +12,6 @@
 #include "base/error.h"
 #include "formats/checkpoint.h"
 #include "formats/gguf.h"
-#include "formats/layout.h"
 
 namespace atelier {
 namespace {
@@ -33,13 +32,15 @@ constexpr double kMost = 3e38;  // in fp32
                        "files"});
 }
 
+std::string subject_of(const std::string& tensor) { return fmt::format("tensor '{}'", tensor); }
+
 /// A tensor of fp32, row-major.
 std::vector<double> numbers(const Checkpoint& file, const std::string& name) {
   const auto found = file.tensors().find(name);
   if (found == file.tensors().end())
-    refuse(file.label(), tensor_subject(name), "no tensor of this name");
+    refuse(file.label(), subject_of(name), "no tensor of this name");
   if (found->second.encoding != Encoding::f32)
-    refuse(file.label(), fmt::format("{} in F32", tensor_subject(name)),
+    refuse(file.label(), fmt::format("{} in F32", subject_of(name)),
            std::string(encoding_info(found->second.encoding).name));
   std::vector<double> values;
   const auto bytes = file.bytes(name);
@@ -47,7 +48,7 @@ std::vector<double> numbers(const Checkpoint& file, const std::string& name) {
     float value = 0;
     std::memcpy(&value, bytes.data() + at, sizeof value);
     if (!std::isfinite(value) || value < 0)
-      refuse(file.label(), fmt::format("{} of finite numbers from 0 on", tensor_subject(name)),
+      refuse(file.label(), fmt::format("{} of finite numbers from 0 on", subject_of(name)),
              fmt::format("{}", value));
     values.push_back(static_cast<double>(value));
   }

@@ -12,9 +12,10 @@ namespace atelier {
 /// functions are safe from any thread.
 class LatentColours {
  public:
-  /// Decodes one sheet of flat patches (about a sixth of a 512x512 picture's work) and fits the map
-  /// by least squares. `spread` is the standard deviation of the model's latents, 1 / its scale.
-  LatentColours(const Vae& vae, double spread);
+  /// Decodes one sheet of flat patches (for 4 channels about a sixth of a 512x512 picture's work,
+  /// for 16 half of it) and fits the map by least squares. The model's latents lie round `middle`
+  /// with the standard deviation `spread`, 1 / their scale.
+  LatentColours(const Vae& vae, double spread, double middle = 0);
 
   /// Latent [B, C, h, w] (VAE space) to pictures [B, 3, h, w] in 0..1, fp32.
   at::Tensor draw(const at::Tensor& latent) const;

@@ -14,7 +14,7 @@ namespace {
 /// Everything that stays the same from step to step for one order of branches.
 struct Prepared {
   nn::Context context;
-  at::Tensor vector, concat;
+  at::Tensor vector, guidance, concat;
 };
 
 using Branches = std::vector<Branch>;
@@ -33,11 +33,12 @@ int64_t common_length(const Guidance& guidance, const Branches& branches) {
 }
 
 /// Whether repeating makes no prompt more than four times as long; ComfyUI draws the line there.
-bool fit_one_batch(const Guidance& guidance, const Branches& branches) {
-  constexpr int64_t kMostRepeats = 4;
+/// Where prompts are more than attended to, they must be equally long.
+bool fit_one_batch(const ModelTraits& traits, const Guidance& guidance, const Branches& branches) {
+  const int64_t most_repeats = traits.prompt_repeats ? 4 : 1;
   const int64_t tokens = common_length(guidance, branches);
   return std::ranges::all_of(branches, [&](Branch branch) {
-    return tokens / pick(guidance, branch).context.size(1) <= kMostRepeats;
+    return tokens / pick(guidance, branch).context.size(1) <= most_repeats;
   });
 }
 
@@ -60,6 +61,11 @@ Prepared prepare(const Guidance& guidance, const Branches& branches, const at::T
     if (const at::Tensor& vector = pick(guidance, branch).vector; vector.defined())
       vectors.push_back(vector.repeat({batch, 1}));
   if (!vectors.empty()) prepared.vector = at::cat(vectors);
+  std::vector<at::Tensor> scales;
+  for (const Branch branch : branches)
+    if (const auto scale = pick(guidance, branch).guidance)
+      scales.push_back(at::full({batch}, *scale, at::kFloat));
+  if (scales.size() == branches.size()) prepared.guidance = at::cat(scales);
   if (guidance.concat.defined())
     prepared.concat =
         guidance.concat.repeat({batch * static_cast<int64_t>(branches.size()), 1, 1, 1});
@@ -72,6 +78,7 @@ class BatchCall {
   BatchCall(const DiffusionModel& model, Guidance guidance)
       : model_(model), guidance_(std::move(guidance)) {}
   const Guidance& guidance() const { return guidance_; }
+  const ModelTraits& traits() const { return model_.traits(); }
 
   at::Tensor operator()(const ModelInput& input, const Branches& branches) {
     auto found = known_.find(branches);
@@ -83,7 +90,9 @@ class BatchCall {
     call.timestep = at::full({call.x.size(0)}, input.timestep, at::kFloat);
     call.context = found->second.context;
     call.vector = found->second.vector;
+    call.guidance = found->second.guidance;
     call.concat = found->second.concat;
+    call.references = guidance_.references;
     return model_.forward(call);
   }
 
@@ -100,7 +109,7 @@ ModelCall model_call(const DiffusionModel& model, Guidance guidance) {
   const auto call = std::make_shared<BatchCall>(model, std::move(guidance));
   return [call](const ModelInput& input) {
     const Branches branches(input.branches.begin(), input.branches.end());
-    if (fit_one_batch(call->guidance(), branches)) return (*call)(input, branches);
+    if (fit_one_batch(call->traits(), call->guidance(), branches)) return (*call)(input, branches);
     std::vector<at::Tensor> outputs;
     for (const Branch branch : branches) outputs.push_back((*call)(input, {branch}));
     return at::cat(outputs);

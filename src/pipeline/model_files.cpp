@@ -2,7 +2,9 @@
 #include "pipeline/model_files.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 
@@ -22,17 +24,58 @@ constexpr std::array<std::string_view, 3> kLoneVae = {"", "first_stage_model.", 
 constexpr std::array<std::string_view, 4> kLoneText = {"", "text_encoder.", "text_encoder_2.",
                                                        "model."};
 
+/// A kind of text encoder, and the options that name a file of it.
+struct TextOption {
+  std::string_view kind, option;
+  std::filesystem::path ModelFiles::* file;
+};
+constexpr std::array kTextOptions = {TextOption{"clip_l", "--clip-l", &ModelFiles::clip_l},
+                                     TextOption{"clip_g", "--clip-g", &ModelFiles::clip_g},
+                                     TextOption{"t5xxl", "--t5", &ModelFiles::t5}};
+
+std::string_view option_of(std::string_view kind) {
+  for (const TextOption& row : kTextOptions)
+    if (row.kind == kind) return row.option;
+  return "--text-encoder";
+}
+
 [[noreturn]] void fail(const Source& source, std::string expected, std::string hint = {}) {
   throw Error(
       ErrorCode::mismatch,
       {.subject = source->label(), .expected = std::move(expected), .hint = std::move(hint)});
 }
 
+/// What a file is, and the option it belongs to; empty texts if it is unknown.
+struct Identity {
+  std::string what;
+  std::string_view option;
+};
+
+Identity identity_of(const Source& source) {
+  for (const ModelDef* def : all_models())
+    if (recognise(def->denoiser, source, def->prefixes))
+      return {fmt::format("a diffusion model, {}", def->title), "--model or --unet"};
+  if (recognise(kl_vae, source, kLoneVae)) return {"an autoencoder (VAE)", "--vae"};
+  if (has_taesd(*source)) return {"a tiny autoencoder (TAESD)", "--preview-decoder"};
+  for (const PartDef<TextEncoder>* encoder : text_encoders())
+    if (recognise(*encoder, source, kLoneText))
+      return {fmt::format("the text encoder {}", encoder->name), option_of(encoder->name)};
+  return {};
+}
+
+/// A file given for what it does not hold.
+[[noreturn]] void fail_mixed_up(const Source& source, std::string wanted, std::string hint = {}) {
+  const Identity is = identity_of(source);
+  if (is.what.empty()) fail(source, std::move(wanted), std::move(hint));
+  fail(source, fmt::format("{}: it is {}", wanted, is.what),
+       fmt::format("Such a file is given with {}", is.option));
+}
+
 /// A VAE of a whole checkpoint or of a file of its own.
 FoundPart vae_in(const ModelDef& def, const Source& source) {
   for (const auto& prefixes : {def.vae_prefixes, std::span<const std::string_view>(kLoneVae)})
     if (auto place = recognise(kl_vae, source, prefixes)) return {source, *place};
-  fail(source, "holds no VAE that this program knows");
+  fail_mixed_up(source, "holds no VAE that this program knows");
 }
 
 /// A text encoder where a whole checkpoint keeps it, or alone in a file of its depth.
@@ -47,10 +90,37 @@ std::optional<FoundPart> text_in(const TextPart& part, const Source& source) {
   return {};
 }
 
-void find_text(ModelParts& parts, const std::vector<Source>& own_files) {
+/// The text encoder in a file that must hold this kind; nothing if none is named.
+std::optional<FoundPart> asserted(const TextPart& part, const ModelFiles& files) {
+  for (const TextOption& row : kTextOptions) {
+    if (row.kind != part.encoder->name || (files.*row.file).empty()) continue;
+    const Source source = open_source(files.*row.file);
+    if (auto found = text_in(part, source)) return found;
+    fail_mixed_up(source, fmt::format("holds no text encoder {}", row.kind));
+  }
+  return {};
+}
+
+/// Throws for a file whose kind of text encoder the model does not take.
+void check_taken(const ModelDef& def, const ModelFiles& files) {
+  for (const TextOption& row : kTextOptions) {
+    const bool taken = std::ranges::any_of(
+        def.text, [&](const TextPart& part) { return part.encoder->name == row.kind; });
+    if (!(files.*row.file).empty() && !taken)
+      throw Error(ErrorCode::mismatch,
+                  {.subject = std::string(row.option),
+                   .expected = fmt::format("{} takes no text encoder {}", def.title, row.kind)});
+  }
+}
+
+void find_text(ModelParts& parts, const ModelFiles& files) {
+  check_taken(*parts.def, files);
+  std::vector<Source> own_files;
+  for (const std::filesystem::path& file : files.text_encoders)
+    own_files.push_back(open_source(file));
   std::vector<bool> used(own_files.size(), false);
   for (const TextPart& part : parts.def->text) {
-    std::optional<FoundPart> found;
+    std::optional<FoundPart> found = asserted(part, files);
     for (size_t i = 0; i < own_files.size() && !found; ++i)
       if ((found = text_in(part, own_files[i]))) used[i] = true;
     if (!found)
@@ -63,8 +133,8 @@ void find_text(ModelParts& parts, const std::vector<Source>& own_files) {
     std::string wanted;
     for (const TextPart& part : parts.def->text)
       wanted += fmt::format("{}{}", wanted.empty() ? "" : " or ", part.encoder->name);
-    fail(own_files[i], fmt::format("holds no text encoder {}", wanted),
-         fmt::format("{} takes no other", parts.def->title));
+    fail_mixed_up(own_files[i], fmt::format("holds no text encoder {}", wanted),
+                  fmt::format("{} takes no other", parts.def->title));
   }
 }
 
@@ -109,11 +179,20 @@ void read_resolution(ModelParts& parts, const Metadata& metadata) {
   parts.height = height;
 }
 
+Detected denoiser_in(const Source& source) {
+  try {
+    return detect_model(source);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::unsupported || identity_of(source).what.empty()) throw;
+    fail_mixed_up(source, "holds no diffusion model");
+  }
+}
+
 }  // namespace
 
 ModelParts find_parts(const ModelFiles& files) {
   const Source model = open_source(files.model);
-  const Detected detected = detect_model(model);
+  const Detected detected = denoiser_in(model);
   ModelParts parts;
   parts.def = detected.def;
   parts.denoiser = {model, detected.denoiser};
@@ -121,10 +200,7 @@ ModelParts find_parts(const ModelFiles& files) {
     parts.vae = vae_in(*parts.def, open_source(files.vae));
   else if (auto place = recognise(kl_vae, model, parts.def->vae_prefixes))
     parts.vae = FoundPart{model, *place};
-  std::vector<Source> text_files;
-  for (const std::filesystem::path& file : files.text_encoders)
-    text_files.push_back(open_source(file));
-  find_text(parts, text_files);
+  find_text(parts, files);
   read_metadata(parts, model->metadata());
   return parts;
 }
@@ -135,21 +211,27 @@ void read_metadata(ModelParts& parts, const Metadata& metadata) {
 }
 
 void require_complete(const ModelParts& parts) {
-  const Source& model = parts.denoiser.source;
-  if (!parts.vae) fail(model, "holds no VAE", "Name a file that does with --vae");
-  for (size_t i = 0; i < parts.text.size(); ++i)
-    if (!parts.text[i])
-      fail(model, fmt::format("holds no text encoder {}", parts.def->text[i].encoder->name),
-           "Name a file that does with --text-encoder");
+  std::vector<std::string> missing, options;
+  if (!parts.vae) {
+    missing.push_back("VAE");
+    options.push_back("--vae");
+  }
+  for (size_t i = 0; i < parts.text.size(); ++i) {
+    if (parts.text[i]) continue;
+    const std::string_view kind = parts.def->text[i].encoder->name;
+    missing.push_back(fmt::format("text encoder {}", kind));
+    options.emplace_back(option_of(kind));
+  }
+  if (missing.empty()) return;
+  fail(parts.denoiser.source, fmt::format("holds no {}", fmt::join(missing, ", no ")),
+       fmt::format("Name {} with {}", missing.size() == 1 ? "a file that does" : "files that do",
+                   fmt::join(options, ", ")));
 }
 
 std::optional<std::string> lone_part(const Source& source) {
-  if (recognise(kl_vae, source, kLoneVae)) return "autoencoder (VAE)";
-  if (has_taesd(*source)) return "tiny autoencoder (TAESD)";
-  for (const PartDef<TextEncoder>* encoder : text_encoders())
-    if (recognise(*encoder, source, kLoneText))
-      return fmt::format("text encoder {}", encoder->name);
-  return {};
+  const Identity is = identity_of(source);
+  if (is.what.empty()) return {};
+  return is.what.substr(is.what.find(' ') + 1);
 }
 
 }  // namespace atelier

@@ -17,6 +17,8 @@ struct ModelFiles {
   std::filesystem::path model;  // a checkpoint, a shard index, or a diffusers folder
   std::filesystem::path vae;
   std::vector<std::filesystem::path> text_encoders;  // in any order
+  std::filesystem::path clip_l = {}, clip_g = {}, t5 = {};  // text encoders that must be these
+  std::filesystem::path t5_tokenizer = {};  // a file or its folder
 };
 
 /// Where one part was found.
@@ -39,8 +41,8 @@ struct ModelParts {
 };
 
 /// Opens the files and recognises what they hold. Parts the files lack stay empty; a file given for
-/// a part that holds none of it throws `mismatch`. Errors otherwise as `open_source` and
-/// `detect_model`.
+/// a part that holds none of it throws `mismatch` that says what it is instead. Errors otherwise as
+/// `open_source` and `detect_model`.
 ModelParts find_parts(const ModelFiles& files);
 
 /// Takes from `metadata` what the tensors do not tell: a diffusers scheduler's kind of prediction
@@ -48,11 +50,11 @@ ModelParts find_parts(const ModelFiles& files);
 /// left out. Throws `unsupported` for a kind of prediction that no sampler here integrates.
 void read_metadata(ModelParts& parts, const Metadata& metadata);
 
-/// Throws `mismatch` naming the option that helps if a part that drawing needs is missing.
+/// Throws `mismatch` naming the options that help if parts that drawing needs are missing.
 void require_complete(const ModelParts& parts);
 
 /// What a lone file holds that is no whole model: "autoencoder (VAE)", "text encoder clip_l",
-/// "TAESD"; nothing if unknown.
+/// "tiny autoencoder (TAESD)"; nothing if unknown.
 std::optional<std::string> lone_part(const std::shared_ptr<const TensorSource>& source);
 
 }  // namespace atelier

@@ -66,7 +66,7 @@ TEST(ModelFiles, NameTheOptionThatBringsAMissingPart) {
   EXPECT_NE(message().find("--vae"), std::string::npos);
   parts.vae = FoundPart{};
   parts.text.resize(parts.def->text.size());
-  EXPECT_NE(message().find("--text-encoder"), std::string::npos);
+  EXPECT_NE(message().find("--clip-l"), std::string::npos);
   for (auto& text : parts.text) text = FoundPart{};
   EXPECT_EQ(message(), "");
 }

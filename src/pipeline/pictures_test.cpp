@@ -126,28 +126,31 @@ TEST(LatentFile, ReadsWhatWasWrittenHereAndByOldVersionsOfComfyUi) {
 /// An autoencoder whose colours are a linear map of its latents, so that the fit must be exact.
 class LinearVae final : public Vae {
  public:
+  explicit LinearVae(int64_t channels) : channels_(channels) {}
   at::Tensor decode(const at::Tensor& latent) const override {
-    const at::Tensor map = at::tensor({0.02F, -0.01F, 0.03F, 0.01F,  //
-                                       0.01F, 0.02F, -0.02F, 0.0F,  //
-                                       -0.03F, 0.0F, 0.01F, 0.02F})
-                               .view({3, 4});
+    const at::Tensor map = (at::arange(3 * channels_) * 7 % 11 - 5).view({3, channels_}) * 0.005;
     return (at::einsum("oc,bchw->bohw", {map, latent}) + 0.1)
         .repeat_interleave(8, 2)
         .repeat_interleave(8, 3);
   }
   at::Tensor encode(const at::Tensor& picture) const override { return picture; }
-  int64_t latent_channels() const override { return 4; }
+  int64_t latent_channels() const override { return channels_; }
   int64_t factor() const override { return 8; }
   Bytes decode_bytes(int64_t, int64_t) const override { return {}; }
   Bytes encode_bytes(int64_t, int64_t) const override { return {}; }
+
+ private:
+  int64_t channels_;
 };
 
 TEST(LatentColours, FindTheDecodersOwnColours) {
-  const LinearVae vae;
-  const LatentColours colours(vae, 5.5);
-  const at::Tensor latent = at::randn({2, 4, 3, 7}) * 5;
-  const at::Tensor want = at::avg_pool2d((vae.decode(latent) * 0.5 + 0.5).clamp(0, 1), {8, 8});
-  EXPECT_LT((colours.draw(latent) - want).abs().max().item<float>(), 1e-4);
+  for (const int64_t channels : {4, 16}) {
+    const LinearVae vae(channels);
+    const LatentColours colours(vae, 5.5, 0.1);
+    const at::Tensor latent = at::randn({2, channels, 3, 7}) * 5;
+    const at::Tensor want = at::avg_pool2d((vae.decode(latent) * 0.5 + 0.5).clamp(0, 1), {8, 8});
+    EXPECT_LT((colours.draw(latent) - want).abs().max().item<float>(), 1e-4);
+  }
 }
 
 }  // namespace

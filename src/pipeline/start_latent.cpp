@@ -3,6 +3,7 @@
 
 #include <ATen/ops/cat.h>
 #include <ATen/ops/ones.h>
+#include <ATen/ops/pixel_unshuffle.h>
 #include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 
@@ -22,16 +23,40 @@ at::Tensor encode(Engine& engine, const at::Tensor& picture, VaeTiling tiling) {
                                                        : vae.encode(picture));
 }
 
-/// The mask and the picture without what is under it, as inpainting models take them.
-/// Source: runwayml/stable-diffusion, scripts/inpaint_st.py: x, mask, masked picture.
-at::Tensor inpaint_channels(Engine& engine, const at::Tensor& picture, const at::Tensor& mask,
-                            VaeTiling tiling) {
+/// The mask and the picture without what is under it, as inpainting models take them
+/// (source: runwayml/stable-diffusion, scripts/inpaint_st.py: x, mask, masked picture),
+/// or what FLUX.1 Fill takes, which is told every pixel of the mask.
+/// Source: diffusers, pipelines/flux/pipeline_flux_fill.py: masked picture, mask.
+at::Tensor repaint_channels(Engine& engine, ExtraInput extra, const at::Tensor& picture,
+                            const at::Tensor& mask, VaeTiling tiling) {
   const int64_t factor = engine.def().latent.factor;
   const at::Tensor hard = mask.round();
-  const at::Tensor masked = picture * (1 - hard);
+  const at::Tensor masked = encode(engine, picture * (1 - hard), tiling);
+  if (extra == ExtraInput::fill) return at::cat({masked, at::pixel_unshuffle(hard, factor)}, 1);
   const at::Tensor cells =
       resize_mask(hard, picture.size(2) / factor, picture.size(3) / factor).round();
-  return at::cat({cells, encode(engine, masked, tiling)}, 1);
+  return at::cat({cells, masked}, 1);
+}
+
+struct ExtraRow {
+  int64_t inputs, latent;  // channels
+  ExtraInput meaning;
+};
+constexpr ExtraRow kExtras[] = {{4, 4, ExtraInput::none},
+                                {9, 4, ExtraInput::inpaint},
+                                {16, 16, ExtraInput::none},
+                                {32, 16, ExtraInput::control},
+                                {96, 16, ExtraInput::fill}};
+
+/// The area of width x height in the picture's proportions, in whole tokens.
+Image fit_reference(const Image& image, int32_t width, int32_t height) {
+  constexpr double kStep = 16, kMost = 16384;
+  const double scale = std::sqrt(static_cast<double>(width) * height / image.width / image.height);
+  const auto side = [&](int32_t pixels) {
+    const double wanted = std::round(pixels * scale / kStep) * kStep;
+    return static_cast<int32_t>(std::clamp(wanted, kStep, kMost));
+  };
+  return fit_picture(image, side(image.width), side(image.height));
 }
 
 }  // namespace
@@ -57,21 +82,44 @@ void fit_pictures(StartPictures& pictures, int32_t width, int32_t height) {
   if (pictures.mask && pictures.init)
     pictures.mask =
         resize(*pictures.mask, pictures.init->width, pictures.init->height, Filter::bilinear);
-  for (std::optional<Image>* image : {&pictures.init, &pictures.mask})
+  for (std::optional<Image>* image : {&pictures.init, &pictures.mask, &pictures.control})
     if (*image) *image = fit_picture(**image, width, height);
+  for (Image& reference : pictures.references) reference = fit_reference(reference, width, height);
+}
+
+ExtraInput extra_input(const Engine& engine) {
+  const int64_t inputs = engine.traits().in_channels, latent = engine.def().latent.channels;
+  for (const ExtraRow& row : kExtras)
+    if (row.inputs == inputs && row.latent == latent) return row.meaning;
+  throw Error(ErrorCode::unsupported,
+              {.subject = engine.parts().denoiser.source->label(),
+               .expected = fmt::format("a model of a known number of input channels beside the {} "
+                                       "of a latent",
+                                       latent),
+               .found = std::to_string(inputs - latent),
+               .hint = "It may be an editing model, which this version does not draw with"});
+}
+
+void check_pictures(const Engine& engine, const StartPictures& pictures) {
+  const auto refuse = [](std::string_view option, std::string statement) {
+    throw Error(ErrorCode::mismatch,
+                {.subject = std::string(option), .expected = std::move(statement)});
+  };
+  const bool controlled = extra_input(engine) == ExtraInput::control;
+  if (controlled && !pictures.control)
+    refuse("--control-image",
+           fmt::format("{} needs a picture of edges or depths to draw after", engine.def().title));
+  if (!controlled && pictures.control)
+    refuse("--control-image", fmt::format("{} takes none", engine.def().title));
+  if (!pictures.references.empty() && !engine.traits().references)
+    refuse("--reference", fmt::format("{} takes none", engine.def().title));
 }
 
 StartLatent start_latent(Engine& engine, const StartPictures& pictures, int64_t batch,
                          int64_t height, int64_t width, VaeTiling tiling) {
+  check_pictures(engine, pictures);
   const LatentFormat& format = engine.def().latent;
-  const int64_t extra = engine.traits().in_channels - format.channels;
-  if (extra != 0 && extra != format.channels + 1)
-    throw Error(ErrorCode::unsupported,
-                {.subject = engine.parts().denoiser.source->label(),
-                 .expected = fmt::format("a model with {} or {} input channels", format.channels,
-                                         2 * format.channels + 1),
-                 .found = std::to_string(engine.traits().in_channels),
-                 .hint = "It may be an editing model, which this version does not draw with"});
+  const ExtraInput extra = extra_input(engine);
   StartLatent start;
   const std::vector<int64_t> shape = {batch, format.channels, height / format.factor,
                                       width / format.factor};
@@ -82,10 +130,14 @@ StartLatent start_latent(Engine& engine, const StartPictures& pictures, int64_t 
   if (pictures.latent.defined())
     start.latent = engine.to_model_space(pictures.latent).expand(shape).contiguous();
   if (pictures.mask) start.mask = mask_tensor(*pictures.mask);
-  if (extra != 0)
-    start.concat = inpaint_channels(
-        engine, picture, start.mask.defined() ? start.mask : at::ones({1, 1, height, width}),
+  if (extra == ExtraInput::control)
+    start.concat = encode(engine, picture_tensor(*pictures.control), tiling);
+  else if (extra != ExtraInput::none)
+    start.concat = repaint_channels(
+        engine, extra, picture, start.mask.defined() ? start.mask : at::ones({1, 1, height, width}),
         tiling);
+  for (const Image& reference : pictures.references)
+    start.references.push_back(encode(engine, picture_tensor(reference), tiling));
   return start;
 }
 

@@ -16,7 +16,6 @@
 #include "quant/codec/encode.h"
 #include "quant/decode.h"
 #include "sampling/sample.h"
-#include "text/tokenizer.h"
 
 namespace atelier {
 namespace {
@@ -105,10 +104,8 @@ class TinySd : public ::testing::Test {
                   {.unet = at::kFloat, .text = at::kFloat, .vae = at::kFloat});
     EXPECT_EQ(engine.def().name, "sd1");
     const auto condition_on = [&](const std::string& prompt) {
-      const TextEncoder* encoders[] = {&engine.text().at(0).get()};
-      const EncodedPrompt encoded =
-          encode_prompt(engine.def(), encoders, prompt, {.tokenizer = tokenizer_});
-      return condition(engine.def(), encoded, {});
+      return condition(engine.def(), encode_prompt(engine.def(), engine.prompt_encoders(), prompt),
+                       {});
     };
     const Guidance guidance{condition_on(fact("prompt")), condition_on(fact("negative")), {}};
     const SampleJob job{
@@ -170,7 +167,6 @@ class TinySd : public ::testing::Test {
   std::shared_ptr<const TensorSource> unet_ = golden::source("tiny_sd", "unet");
   std::shared_ptr<const TensorSource> expected_ = golden::source("tiny_sd", "expected");
   std::vector<std::byte> vocabulary_;
-  ClipTokenizer tokenizer_;
 };
 
 TEST_F(TinySd, AWholeRunEqualsTheReference) {

@@ -155,6 +155,11 @@ void check_positive(double value, const char* name) {
 
 }  // namespace
 
+double shift_by_size(double base, double max, double tokens) {
+  constexpr double kBaseTokens = 256, kMaxTokens = 4096;
+  return base + (max - base) / (kMaxTokens - kBaseTokens) * (tokens - kBaseTokens);
+}
+
 ModelSampling::ModelSampling(const ModelSamplingParams& params) : params_(params) {
   check_positive(params.shift, "shift");
   check_positive(params.multiplier, "multiplier");

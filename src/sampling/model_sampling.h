@@ -37,6 +37,10 @@ struct ModelSamplingParams {
   double sigma_max = 80;  // continuous_edm
 };
 
+/// The shift of a picture of `tokens` squares of 16x16 pixels, for SigmaTable::flux: on the line
+/// through `base` at 256 of them and `max` at 4096. Source: facts of ComfyUI's ModelSamplingFlux.
+double shift_by_size(double base, double max, double tokens);
+
 /// Denoised = skip * x + out * output, where output = network(in * x).
 struct Preconditioning {
   double in, skip, out;

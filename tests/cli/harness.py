@@ -48,16 +48,17 @@ def atelier(*words, timeout=300, cwd=None, env=None):
     return Result(done.returncode, done.stdout, done.stderr)
 
 
-def model(kind):
-    """Path of a checkpoint with random weights."""
-    path = MODELS / f"{kind}.safetensors"
+def model(kind, part=None):
+    """Path of a checkpoint with random weights, or of one part of it as a file of its own."""
+    path = MODELS / (f"{kind}-{part}.safetensors" if part else f"{kind}.safetensors")
+    more = ("--part", part) if part else ()
     if not path.exists():
         MODELS.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=MODELS) as folder:
-            part = pathlib.Path(folder) / "model.safetensors"
-            subprocess.run([sys.executable, ROOT / "tools/random_model.py", kind, part], check=True,
+            file = pathlib.Path(folder) / "model.safetensors"
+            subprocess.run([sys.executable, ROOT / "tools/random_model.py", kind, file, *more], check=True,
                            stdout=subprocess.DEVNULL)
-            os.replace(part, path)
+            os.replace(file, path)
     return path
 
 
@@ -141,6 +142,17 @@ def read_safetensors(path):
     body = data[8 + size:]
     return header, {name: body[slice(*row["data_offsets"])] for name, row in header.items()
                     if name != "__metadata__"}
+
+
+def write_safetensors(path, tensors):
+    """A file of {name: (shape, numbers)}, as F32."""
+    header, body = {}, b""
+    for name, (shape, numbers) in tensors.items():
+        data = struct.pack(f"<{len(numbers)}f", *numbers)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [len(body), len(body) + len(data)]}
+        body += data
+    text = json.dumps(header).encode()
+    pathlib.Path(path).write_bytes(struct.pack("<Q", len(text)) + text + body)
 
 
 class Case(unittest.TestCase):

@@ -5,7 +5,7 @@ import subprocess
 import time
 import unittest
 
-from harness import BIN, Case, atelier, model
+from harness import BIN, ROOT, Case, atelier, model
 
 
 class Help(Case):
@@ -31,6 +31,8 @@ class Help(Case):
                        "--batch --clip-skip --init-image --strength --mask --vae --text-encoder --dtype "
                        "--unet-dtype --text-dtype --vae-dtype --threads --tiled-vae --embeddings --preview "
                        "--init-latent --start-step --end-step --no-noise --keep-noise --preview-decoder "
+                       "--unet --clip-l --clip-g --t5 --t5-tokenizer --guidance --shift --base-shift --max-shift "
+                       "--control-image --reference "
                        "--save-latent --out --json --verbose --sheet --overwrite").split():
             self.assertRegex(text, rf"{option}\b")
         for name in ("dpmpp_2m", "uni_pc_bh2", "karras", "kl_optimal", "{seed}"):
@@ -111,6 +113,16 @@ class WrongUse(Case):
         self.assert_fails(self.generate("--strength", "0.5"), 2, "--strength", "--init-image")
         self.assert_fails(self.generate("--mask", model("tiny")), 2, "--mask", "--init-image")
 
+    def test_options_that_exclude_each_other(self):
+        self.assert_fails(self.generate("--unet", model("tiny")), 2, "--unet", "cannot be used with --model")
+        self.assert_fails(self.generate("--shift", "2", "--max-shift", "2"), 2, "--shift", "--base-shift")
+
+    def test_options_that_the_model_does_not_take(self):
+        self.assert_fails(self.generate("--shift", "2"), 2, "--shift", "Stable Diffusion 1.x")
+        for option in ("--control-image", "--reference"):
+            picture = ROOT / "tests/golden/media/rgb.png"
+            self.assert_fails(self.generate(option, picture), 1, option, "Stable Diffusion 1.x")
+
     def test_output_names(self):
         self.assert_fails(self.generate("--sheet", "sheet.gif"), 2, "--sheet", ".gif")
         for name, word in (("a.pgn", "Did you mean '.png'?"), ("{sed}.png", "Did you mean '{seed}'?"),
@@ -133,7 +145,8 @@ class Files(Case):
         near = model("tiny").with_name("tiny.safetensor")
         self.assert_fails(atelier("generate", "-m", near, "-p", "x"), 1, "--model", "does not exist",
                           "Did you mean", "tiny.safetensors")
-        for option in ("--vae", "--text-encoder", "--embeddings", "--init-image", "--init-latent"):
+        for option in ("--vae", "--text-encoder", "--embeddings", "--init-image", "--init-latent", "--clip-l", "--t5",
+                       "--t5-tokenizer", "--control-image", "--reference"):
             result = atelier("generate", "-m", model("tiny"), "-p", "x", option, self.folder / "none")
             self.assert_fails(result, 1, option, "does not exist")
 

@@ -17,14 +17,10 @@ from harness import BIN, Case, Png, atelier, model, read_safetensors
 DRAW = ("-p", "a red circle", "--seed", "7", "--width", "64", "--height", "64", "--steps", "3", "--json")
 
 
-def read_safetensors(path):
-    """{name: (dtype, shape, bytes)}"""
-    data = path.read_bytes()
-    size, = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8:8 + size])
-    header.pop("__metadata__", None)
-    return {name: (t["dtype"], t["shape"], data[8 + size + t["data_offsets"][0]:8 + size + t["data_offsets"][1]])
-            for name, t in header.items()}
+def typed_tensors(path):
+    """{name: (dtype, shape, bytes)} of a safetensors file."""
+    header, contents = read_safetensors(path)
+    return {name: (header[name]["dtype"], header[name]["shape"], content) for name, content in contents.items()}
 
 
 def write_safetensors(path, tensors):
@@ -82,7 +78,7 @@ class Quantize(Case):
     def test_scaled_files_are_read_with_their_scales(self):
         """An fp8 file as ComfyUI writes them, with 0.5 for the scale of every matrix."""
         self.quantize("a.safetensors", "fp8")
-        tensors = read_safetensors(self.folder / "a.safetensors")
+        tensors = typed_tensors(self.folder / "a.safetensors")
         matrices = [name for name, (dtype, _, _) in tensors.items() if dtype == "F8_E4M3"]
         layers = [name.removesuffix(".weight") for name in matrices]
         scaled = tensors | {layer + ".scale_weight": ("F32", [], struct.pack("<f", 0.5)) for layer in layers}
@@ -99,7 +95,7 @@ class Quantize(Case):
         for source in ("a", "scaled"):
             back = self.quantize(source + "32.safetensors", "F32", source=self.folder / (source + ".safetensors"))
             self.assertEqual(back.code, 0, back.err)
-        plain, halved = (read_safetensors(self.folder / name) for name in ("a32.safetensors", "scaled32.safetensors"))
+        plain, halved = (typed_tensors(self.folder / name) for name in ("a32.safetensors", "scaled32.safetensors"))
         self.assertEqual(set(plain), set(halved))
         for name, (_, shape, data) in plain.items():
             factor = 0.5 if name in matrices else 1

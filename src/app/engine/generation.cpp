@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "app/engine/contact_sheet.h"
+#include "app/lora_option.h"
 #include "app/option_checks.h"
 #include "base/error.h"
 #include "base/mapped_file.h"
@@ -18,13 +19,22 @@
 #include "pipeline/image_tensor.h"
 #include "pipeline/latent_file.h"
 #include "sampling/sample.h"
-#include "text/tokenizer.h"
 
 namespace atelier {
 namespace {
 
 // How pleasing pictures are to be, as the refiner was told in training.
 constexpr double kPositiveScore = 6, kNegativeScore = 2.5;
+
+ModelFiles model_files(const GenerateOptions& o) {
+  return {.model = o.model,
+          .vae = o.vae,
+          .text_encoders = o.text_encoders,
+          .clip_l = o.clip_l,
+          .clip_g = o.clip_g,
+          .t5 = o.t5,
+          .t5_tokenizer = o.t5_tokenizer};
+}
 
 Image read_image(const std::filesystem::path& path) {
   return decode_image(MappedFile::open(path).bytes(), path.string());
@@ -57,10 +67,11 @@ void Generation::run() {
   read_pictures();
   warn_of_options(threads);
   const Device device;
-  engine_.emplace(ModelFiles{options_.model, options_.vae, options_.text_encoders}, device,
-                  dtype_choice(options_, device));
+  engine_.emplace(model_files(options_), device, dtype_choice(options_, device));
+  read_loras();
   plan_ = make_plan(options_, *engine_, pictures_, threads);
   host_.event(plan_event(plan_, options_, *engine_));
+  for (const std::string& line : idle_options(options_, *engine_, plan_.settings)) warn(line);
   require_memory(plan_, options_);
   limit_memory(plan_, *engine_);
   warn_of_memory();
@@ -94,7 +105,20 @@ void Generation::warn_of_memory() {
 void Generation::read_pictures() {
   if (!options_.init_image.empty()) pictures_.init = read_image(options_.init_image);
   if (!options_.mask.empty()) pictures_.mask = read_image(options_.mask);
+  if (!options_.control_image.empty()) pictures_.control = read_image(options_.control_image);
+  for (const std::filesystem::path& file : options_.references)
+    pictures_.references.push_back(read_image(file));
   if (!options_.init_latent.empty()) pictures_.latent = load_latent(options_.init_latent);
+}
+
+void Generation::read_loras() {
+  std::vector<LoraUse> uses;
+  for (const std::string& word : options_.loras) {
+    LoraOption lora = parse_lora_option(word);
+    uses.push_back(
+        {std::move(lora.file), lora.strength, lora.text_strength, std::move(lora.blocks)});
+  }
+  for (const std::string& warning : engine_->set_loras(uses)) warn(warning);
 }
 
 void Generation::warn(const std::string& message) {
@@ -112,6 +136,15 @@ void Generation::warn_of_options(int threads) {
   if (options_.embeddings.empty() && (std::ranges::any_of(options_.prompts, names_embedding) ||
                                       names_embedding(options_.negative)))
     warn("embedding:NAME is read as plain words, since no folder was named with --embeddings");
+  warn_of_lora_words();
+}
+
+void Generation::warn_of_lora_words() {
+  const auto names_lora = [](const std::string& prompt) {
+    return prompt.find("<lora:") != prompt.npos;
+  };
+  if (std::ranges::any_of(options_.prompts, names_lora) || names_lora(options_.negative))
+    warn("<lora:NAME:STRENGTH> is read as plain words; use --lora FILE:STRENGTH instead");
 }
 
 void Generation::prepare_files() {
@@ -128,36 +161,36 @@ void Generation::encode_prompts() {
   for (Component<TextEncoder>& text : engine_->text())
     text.load([&](double) { return !host_.stop().stop_requested(); });
   phase("encoding prompts");
-  const ClipTokenizer tokenizer;
   std::optional<EmbeddingFolder> embeddings;
   if (!options_.embeddings.empty()) embeddings.emplace(std::vector{options_.embeddings});
-  PromptReader reader{
-      .tokenizer = tokenizer, .embeddings = embeddings ? &*embeddings : nullptr, .layer = {}};
+  PromptReader reader{.embeddings = embeddings ? &*embeddings : nullptr, .layer = {}};
   if (options_.clip_skip) reader.layer = -static_cast<int>(*options_.clip_skip);
   for (const std::string& prompt : options_.prompts)
     positive_.push_back(encode(prompt, reader, kPositiveScore));
-  negative_ = encode(options_.negative, reader, kNegativeScore);
+  if (plan_.settings.negative) negative_ = encode(options_.negative, reader, kNegativeScore);
   for (Component<TextEncoder>& text : engine_->text()) text.release();
 }
 
 Conditioning Generation::encode(const std::string& prompt, const PromptReader& reader,
                                 double score) {
-  std::vector<const TextEncoder*> encoders;
-  for (Component<TextEncoder>& text : engine_->text()) encoders.push_back(&text.get());
-  const EncodedPrompt encoded = encode_prompt(engine_->def(), encoders, prompt, reader);
+  const EncodedPrompt encoded =
+      encode_prompt(engine_->def(), engine_->prompt_encoders(), prompt, reader);
   for (const std::string& warning : encoded.warnings) warn(warning);
   const PictureMeasures measures{.width = plan_.width,
                                  .height = plan_.height,
                                  .target_width = plan_.width,
                                  .target_height = plan_.height,
                                  .score = score};
-  return condition(engine_->def(), encoded, measures);
+  Conditioning result = condition(engine_->def(), encoded, measures);
+  result.guidance = plan_.settings.guidance;
+  return result;
 }
 
 void Generation::load_model() {
   const auto width = static_cast<int32_t>(plan_.width), height = static_cast<int32_t>(plan_.height);
   fit_pictures(pictures_, width, height);
-  if (pictures_.init) phase("encoding picture");
+  if (pictures_.init || pictures_.control || !pictures_.references.empty())
+    phase("encoding picture");
   start_ = start_latent(*engine_, pictures_, options_.batch, plan_.height, plan_.width, tiling());
   if (!options_.preview.empty())
     preview_.emplace(*engine_, options_.preview, options_.preview_decoder);
@@ -189,12 +222,12 @@ at::Tensor Generation::sample_run(size_t run) {
                {"prompt", options_.prompts[run]},
                {"steps", plan_.steps_per_run},
                {"seconds", StepClock::seconds_since(started_)}});
-  SampleJob job = sample_job(options_, *engine_, plan_.strength);
+  SampleJob job = sample_job(options_, plan_, *engine_);
   job.latent = start_.latent;
   job.seed = plan_.seed;
   job.mask = start_.mask;
-  const ModelCall network =
-      model_call(engine_->unet().get(), {positive_[run], negative_, start_.concat});
+  const ModelCall network = model_call(
+      engine_->unet().get(), {positive_[run], negative_, start_.concat, start_.references});
   const ModelCall timed = [&](const ModelInput& input) {
     const StepClock::Inside inside(*clock_);
     ++calls_;
@@ -245,10 +278,10 @@ PictureFacts Generation::facts_of(size_t run, int64_t batch_index) const {
                              .index = static_cast<int64_t>(written_.size()) + 1,
                              .width = plan_.width,
                              .height = plan_.height,
-                             .steps = options_.steps,
-                             .cfg = options_.cfg,
-                             .sampler = options_.sampler,
-                             .scheduler = options_.scheduler}};
+                             .steps = plan_.settings.steps,
+                             .cfg = plan_.settings.cfg,
+                             .sampler = plan_.settings.sampler,
+                             .scheduler = plan_.settings.scheduler}};
   if (facts.out.model.empty())  // "folder/"
     facts.out.model = options_.model.parent_path().filename().string();
   facts.more = used_settings();
@@ -264,6 +297,12 @@ Json Generation::used_settings() const {
   const auto add_name = [&](const char* key, const std::filesystem::path& path) {
     if (!path.empty()) used[key] = valid_utf8(path.filename().string());
   };
+  if (engine_->text().size() > 1)
+    used["text_2_dtype"] = dtype_name(engine_->text().back().compute().dtype);
+  if (plan_.settings.guidance) used["guidance"] = *plan_.settings.guidance;
+  if (plan_.settings.shift) used["shift"] = *plan_.settings.shift;
+  if (o.base_shift) used["base_shift"] = *o.base_shift;
+  if (o.max_shift) used["max_shift"] = *o.max_shift;
   if (o.clip_skip) used["clip_skip"] = *o.clip_skip;
   if (!o.init_image.empty() || !o.init_latent.empty()) used["strength"] = plan_.strength;
   if (o.start_step) used["start_step"] = *o.start_step;
@@ -275,9 +314,17 @@ Json Generation::used_settings() const {
   add_name("init_image", o.init_image);
   add_name("init_latent", o.init_latent);
   add_name("mask", o.mask);
+  add_name("control_image", o.control_image);
   add_name("vae", o.vae);
-  for (const std::filesystem::path& file : o.text_encoders)
-    used["text_encoders"].push_back(valid_utf8(file.filename().string()));
+  add_name("clip_l", o.clip_l);
+  add_name("clip_g", o.clip_g);
+  add_name("t5", o.t5);
+  add_name("t5_tokenizer", o.t5_tokenizer);
+  for (const auto& [key, files] :
+       {std::pair("text_encoders", &o.text_encoders), std::pair("references", &o.references)})
+    for (const std::filesystem::path& file : *files)
+      used[key].push_back(valid_utf8(file.filename().string()));
+  if (!o.loras.empty()) used["loras"] = loras_json(o);
   used["version"] = fmt::format("atelier {}", ATELIER_VERSION);
   return used;
 }

@@ -31,6 +31,7 @@ class Generation {
   /// Says which weights do not fit into memory even as they are stored.
   void warn_of_memory();
   void read_pictures();
+  void read_loras();
   void prepare_files();
   void encode_prompts();
   Conditioning encode(const std::string& prompt, const PromptReader& reader, double score);
@@ -51,6 +52,7 @@ class Generation {
   void warn(const std::string& message);
   /// Says what is allowed but hardly meant.
   void warn_of_options(int threads);
+  void warn_of_lora_words();
   /// Throws `cancelled` once the host asks to stop.
   void check_stop() const;
 

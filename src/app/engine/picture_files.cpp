@@ -39,9 +39,12 @@ struct UsedSetting {
   const char* key;
   const char* title;
 };
-constexpr std::array kUsedSettings = {UsedSetting{"strength", "Denoising strength"},
+constexpr std::array kUsedSettings = {UsedSetting{"guidance", "Distilled CFG Scale"},
+                                      UsedSetting{"shift", "Shift"},
+                                      UsedSetting{"strength", "Denoising strength"},
                                       UsedSetting{"clip_skip", "Clip skip"},
-                                      UsedSetting{"vae", "VAE"}, UsedSetting{"version", "Version"}};
+                                      UsedSetting{"vae", "VAE"},
+                                      UsedSetting{"version", "Version"}};
 
 std::string text_of(const Json& value) {
   return value.is_string() ? value.get<std::string>() : value.dump();

@@ -9,7 +9,9 @@
 #include <random>
 
 #include "app/engine/speed_probe.h"
+#include "app/lora_option.h"
 #include "base/error.h"
+#include "base/utf8.h"
 #include "device/cpu/int8.h"
 #include "device/cpu/kernels.h"
 #include "device/memory_info.h"
@@ -91,7 +93,11 @@ void choose_size(Plan& plan, const GenerateOptions& options, const Engine& engin
   if (start.latent.defined()) return fit_to_latent(plan, options, engine, start.latent);
   plan.width = engine.native_width();
   plan.height = engine.native_height();
-  if (start.init && !options.width && !options.height) fit_to_picture(plan, *start.init);
+  const Image* like = start.init                 ? &*start.init
+                      : start.control            ? &*start.control
+                      : start.references.empty() ? nullptr
+                                                 : &start.references.front();
+  if (like && !options.width && !options.height) fit_to_picture(plan, *like);
   plan.width = options.width.value_or(plan.width);
   plan.height = options.height.value_or(plan.height);
 }
@@ -119,22 +125,23 @@ Residency::Needs text_needs(Engine& engine) {
 /// picture is decoded.
 void estimate(Plan& plan, const GenerateOptions& options, Engine& engine) {
   const int64_t factor = engine.def().latent.factor;
-  const bool alone =
-      std::abs(options.cfg - 1) < 1e-9 && !find_sampler(options.sampler).traits.needs_uncond;
   const Tiling tiling;
   const int64_t tile_height = options.tiled_vae ? std::min(plan.height, tiling.tile) : plan.height;
   const int64_t tile_width = options.tiled_vae ? std::min(plan.width, 2 * tiling.tile) : plan.width;
   const Vae& vae = engine.vae().get();
   Bytes coding = vae.decode_bytes(tile_height, tile_width);
-  if (!options.init_image.empty())
-    coding = std::max(coding, vae.encode_bytes(tile_height, tile_width));
-  const Bytes step = engine.unet().get().activation_bytes(
-      options.batch * (alone ? 1 : 2), plan.height / factor, plan.width / factor);
-  const Bytes pictures = Bytes(options.batch * plan.runs * plan.width * plan.height * 3) + kProgram;
-  plan.seconds_per_call =
-      engine.unet().get().operations(options.batch * (alone ? 1 : 2), plan.height / factor,
-                                     plan.width / factor) /
-      (kModelShare * operations_per_second(engine.unet().compute()));
+  const bool encodes = !options.init_image.empty() || !options.control_image.empty() ||
+                       !options.references.empty() || extra_input(engine) != ExtraInput::none;
+  if (encodes) coding = std::max(coding, vae.encode_bytes(tile_height, tile_width));
+  // Each picture looked at has about the area drawn.
+  const int64_t areas = 1 + std::ssize(options.references);
+  const int64_t branches = options.batch * (plan.settings.negative ? 2 : 1);
+  const int64_t rows = areas * plan.height / factor, columns = plan.width / factor;
+  const Bytes step = engine.unet().get().activation_bytes(branches, rows, columns);
+  const Bytes pictures = Bytes(options.batch * plan.runs * plan.width * plan.height * 3) +
+                         engine.loras().bytes() + kProgram;
+  plan.seconds_per_call = engine.unet().get().operations(branches, rows, columns) /
+                          (kModelShare * operations_per_second(engine.unet().compute()));
   plan.available = read_memory_info().usable_available();
   if (!options.ram.empty())
     plan.available = std::min(plan.available, parse_bytes(options.ram, "--ram"));
@@ -150,6 +157,18 @@ void estimate(Plan& plan, const GenerateOptions& options, Engine& engine) {
 
 }  // namespace
 
+Json loras_json(const GenerateOptions& options) {
+  Json loras = Json::array();
+  for (const std::string& word : options.loras) {
+    const LoraOption lora = parse_lora_option(word);
+    loras.push_back({{"file", valid_utf8(lora.file.filename().string())},
+                     {"strength", lora.strength},
+                     {"text_strength", lora.text_strength}});
+    if (!lora.blocks.empty()) loras.back()["blocks"] = valid_utf8(lora.blocks);
+  }
+  return loras;
+}
+
 DtypeChoice dtype_choice(const GenerateOptions& o, Device device) {
   if (o.int8) require_int8();
   return {.unet = chosen(o.unet_dtype, o.dtype, device, "--unet-dtype"),
@@ -158,27 +177,31 @@ DtypeChoice dtype_choice(const GenerateOptions& o, Device device) {
           .int8 = o.int8};
 }
 
-SampleJob sample_job(const GenerateOptions& options, const Engine& engine, double strength) {
+SampleJob sample_job(const GenerateOptions& options, const Plan& plan, const Engine& engine) {
+  const Settings& settings = plan.settings;
   return {.model = engine.sampling(),
           .latent = {},
-          .sampler = options.sampler,
-          .scheduler = options.scheduler,
-          .steps = static_cast<int>(options.steps),
-          .denoise = strength,
-          .cfg = options.cfg,
+          .sampler = settings.sampler,
+          .scheduler = settings.scheduler,
+          .steps = static_cast<int>(settings.steps),
+          .denoise = plan.strength,
+          .cfg = settings.cfg,
           .start_noise = options.no_noise ? StartNoise::none : StartNoise::from_seed,
           .start_at_step = static_cast<int>(options.start_step.value_or(0)),
-          .end_at_step = static_cast<int>(options.end_step.value_or(options.steps)),
+          .end_at_step = static_cast<int>(options.end_step.value_or(settings.steps)),
           .ending = options.keep_noise ? Ending::leftover_noise : Ending::denoised};
 }
 
 Plan make_plan(const GenerateOptions& options, Engine& engine, const StartPictures& start,
                int threads) {
   Plan plan;
+  check_pictures(engine, start);
   choose_size(plan, options, engine, start);
+  plan.settings = choose_settings(options, engine);
+  apply_shift(options, plan.width, plan.height, engine, plan.settings);
   plan.runs = static_cast<int64_t>(options.prompts.size());
   plan.strength = choose_strength(options, start);
-  const SampleJob job = sample_job(options, engine, plan.strength);
+  const SampleJob job = sample_job(options, plan, engine);
   plan.steps_per_run = std::max<int64_t>(static_cast<int64_t>(sigmas_of(job).size()) - 1, 0);
   plan.seed_chosen = !options.seed;
   plan.seed = options.seed ? *options.seed : std::random_device()();
@@ -235,15 +258,20 @@ Json plan_event(const Plan& plan, const GenerateOptions& o, Engine& engine) {
       {"batch", o.batch},
       {"runs", plan.runs},
       {"steps", plan.steps_per_run},
-      {"sampler", o.sampler},
-      {"scheduler", o.scheduler},
-      {"cfg", o.cfg},
+      {"sampler", plan.settings.sampler},
+      {"scheduler", plan.settings.scheduler},
+      {"cfg", plan.settings.cfg},
       {"seed", plan.seed},
       {"seed_chosen", plan.seed_chosen}};
   if (!o.init_image.empty() || !o.init_latent.empty()) event["strength"] = plan.strength;
+  if (plan.settings.guidance) event["guidance"] = *plan.settings.guidance;
+  if (plan.settings.shift) event["shift"] = *plan.settings.shift;
   event["dtype"] = {{"unet", dtype_name(engine.unet().compute().dtype)},
                     {"text", dtype_name(engine.text().front().compute().dtype)},
                     {"vae", dtype_name(engine.vae().compute().dtype)}};
+  if (engine.text().size() > 1)
+    event["dtype"]["text_2"] = dtype_name(engine.text().back().compute().dtype);
+  if (!o.loras.empty()) event["loras"] = loras_json(o);
   event["threads"] = plan.threads;
   if (o.int8) event["int8_layers"] = engine.unet().count_form(nn::kInt8Form);
   if (plan.seconds_per_call > 0) event["seconds_per_call"] = plan.seconds_per_call;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "app/engine/settings.h"
 #include "app/engine/slow_step.h"
 #include "app/generate_options.h"
 #include "base/bytes.h"
@@ -19,10 +20,14 @@ namespace atelier {
 /// kernels for it.
 DtypeChoice dtype_choice(const GenerateOptions& options, Device device);
 
+/// The LoRAs asked for as events and pictures tell them: file names and strengths.
+Json loras_json(const GenerateOptions& options);
+
 /// Everything about a call that is settled before it begins.
 struct Plan {
   int64_t width = 0, height = 0;
   int64_t runs = 1;  // prompts
+  Settings settings;
   int64_t steps_per_run = 0;  // as the scheduler gives them
   double strength = 1;
   uint64_t seed = 0;
@@ -34,13 +39,14 @@ struct Plan {
   double seconds_per_call = 0;  // of the denoiser, estimated; 0: unknown
 };
 
-/// Chooses what the options leave open, and draws a random seed if none is given. Throws `mismatch`
-/// for a start latent of other channels, size or batch.
+/// Chooses what the options leave open, draws a random seed if none is given, and has `engine` take
+/// the noise levels asked for. Throws `mismatch` for a start latent of other channels, size or
+/// batch and for pictures the model does not take; and as `choose_settings` and `apply_shift`.
 Plan make_plan(const GenerateOptions& options, Engine& engine, const StartPictures& start,
                int threads);
 
 /// The sampler's job but for latent, seed and mask. `engine` is kept by reference.
-SampleJob sample_job(const GenerateOptions& options, const Engine& engine, double strength);
+SampleJob sample_job(const GenerateOptions& options, const Plan& plan, const Engine& engine);
 
 /// What a run that is too slow could do with less of.
 RunSize run_size(const Plan& plan, const GenerateOptions& options, const Engine& engine);

@@ -1,7 +1,10 @@
 // Drawing and replacing the preview file.
 #include "app/engine/preview.h"
 
+#include <fmt/format.h>
+
 #include "app/engine/picture_files.h"
+#include "base/error.h"
 #include "base/mapped_file.h"
 #include "formats/model_folder.h"
 #include "media/resize.h"
@@ -14,7 +17,7 @@ Preview::Preview(Engine& engine, std::filesystem::path file, const std::filesyst
     : engine_(engine), file_(std::move(file)) {
   const LatentFormat& format = engine.def().latent;
   if (decoder.empty()) {
-    colours_.emplace(engine.vae().get(), 1 / format.scale);
+    colours_.emplace(engine.vae().get(), 1 / format.scale, format.shift);
     return;
   }
   const auto source = open_source(decoder);
@@ -22,6 +25,12 @@ Preview::Preview(Engine& engine, std::filesystem::path file, const std::filesyst
   taesd_ = load_taesd({.decoder = source, .encoder = {}, .scale = {format.scale, format.shift}},
                       residency_, report, engine.vae().compute());
   report.throw_if_bad(source->label());
+  if (const int64_t channels = taesd_->latent_channels(); channels != format.channels)
+    throw Error(ErrorCode::mismatch,
+                {.subject = source->label(),
+                 .expected = fmt::format("{} latent channels, as {} of {} has", format.channels,
+                                         format.taesd, engine.def().title),
+                 .found = std::to_string(channels)});
 }
 
 void Preview::write(const at::Tensor& denoised) {

@@ -2,6 +2,7 @@
 // (tools/golden/scales.py) and against each other.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -79,7 +80,8 @@ TEST_P(Scaled, OfASliceIsTheSliceOfTheWhole) {
     for (const int64_t count : {0, 1, 2, 31, 33, 64, 80}) {
       if (first + count > info.elements()) continue;
       const auto part = run(first, count, Number::bf16);
-      EXPECT_EQ(std::memcmp(part.data(), whole.data() + 2 * first, part.size()), 0)
+      const auto at = static_cast<size_t>(first);
+      EXPECT_TRUE(std::ranges::equal(part, std::span(whole).subspan(2 * at, part.size())))
           << first << ' ' << count;
     }
 }
@@ -136,7 +138,8 @@ TEST(DecodeRange, BeginsAndEndsWithinBlocks) {
   for (const int64_t first : {0, 16, 31, 32, 40})
     for (const int64_t count : {0, 1, 16, 33, 56}) {
       const auto part = decoded(blocks, info, first, count, Number::f32);
-      EXPECT_EQ(std::memcmp(part.data(), whole.data() + 4 * first, part.size()), 0);
+      const auto at = static_cast<size_t>(first);
+      EXPECT_TRUE(std::ranges::equal(part, std::span(whole).subspan(4 * at, part.size())));
     }
 }
 

@@ -75,6 +75,8 @@ struct Partial {
   }
   __m128i bits() const { return _mm_load_si128(reinterpret_cast<const __m128i*>(numbers)); }
 };
+/// The same numbers with bf16's precision.
+ATELIER_INLINE Vec rounded_to_bf16(Vec value) { return widen8(narrow8(value)); }
 
 ATELIER_INLINE Vec load(const float* p) { return _mm256_loadu_ps(p); }
 ATELIER_INLINE Vec load(const Bf16* p) {

@@ -56,6 +56,8 @@ ATELIER_INLINE __m256i narrow16(Vec value) {
   return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_mov_epi32(rounded, nan, quiet), 16));
 #endif
 }
+/// The same numbers with bf16's precision.
+ATELIER_INLINE Vec rounded_to_bf16(Vec value) { return widen16(narrow16(value)); }
 
 ATELIER_INLINE Vec load(const float* p) { return _mm512_loadu_ps(p); }
 ATELIER_INLINE Vec load(const Bf16* p) {

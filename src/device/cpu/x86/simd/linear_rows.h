@@ -14,6 +14,19 @@ namespace {
 /// Rows and outputs whose products are summed at a time.
 constexpr int kRowTile = kLanes == 16 ? 4 : 2;
 
+template <class A, class B>
+constexpr bool same_type = false;
+template <class A>
+constexpr bool same_type<A, A> = true;
+
+/// Weights as the layer's type has them, which packing would give them.
+template <class T, class S>
+ATELIER_INLINE Vec load_weights(const S* p, Lanes lanes) {
+  const Vec w = load(p, lanes);
+  if constexpr (sizeof(T) == 2 && !same_type<S, Bf16>) return rounded_to_bf16(w);
+  return w;
+}
+
 /// sums[r][o] of R rows of x, `x_stride` apart, and kRowTile rows of weights.
 template <int R, class T, class S>
 ATELIER_INLINE void multiply_rows(const T* x, int64_t x_stride, const S* const (&weights)[kRowTile],
@@ -25,7 +38,7 @@ ATELIER_INLINE void multiply_rows(const T* x, int64_t x_stride, const S* const (
   for (int64_t k = 0; k < depth; k += kLanes) {
     const Lanes lanes = first_lanes(depth - k);
     Vec w[kRowTile];
-    ATELIER_UNROLL for (int o = 0; o < kRowTile; ++o) w[o] = load(weights[o] + k, lanes);
+    ATELIER_UNROLL for (int o = 0; o < kRowTile; ++o) w[o] = load_weights<T>(weights[o] + k, lanes);
     ATELIER_UNROLL for (int r = 0; r < R; ++r) {
       const Vec value = load(x + r * x_stride + k, lanes);
       ATELIER_UNROLL for (int o = 0; o < kRowTile; ++o) s[r][o] = fma(value, w[o], s[r][o]);

@@ -1,0 +1,122 @@
+// From the tensors a module has to the kind of change it is.
+#include "lora/change.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "base/error.h"
+
+namespace atelier {
+namespace {
+
+constexpr int64_t kMostRank = 32768;
+constexpr int64_t kMostFolded = 1 << 28;  // numbers of a core's product
+
+ChangePtr build_lora(const LoraModule& m, int64_t, int64_t) { return make_lora(m); }
+ChangePtr build_loha(const LoraModule& m, int64_t, int64_t) { return make_loha(m); }
+ChangePtr build_lokr(const LoraModule& m, int64_t, int64_t) { return make_lokr(m); }
+ChangePtr build_oft(const LoraModule& m, int64_t, int64_t) { return make_oft(m); }
+ChangePtr build_diff(const LoraModule& m, int64_t, int64_t) {
+  return make_difference(m.tensors.at(LoraRole::diff));
+}
+ChangePtr build_set(const LoraModule& m, int64_t, int64_t) {
+  return make_replacement(m.tensors.at(LoraRole::set));
+}
+
+/// A module is of the kind whose sign it has.
+struct Kind {
+  std::string_view name;
+  LoraRole sign;
+  ChangePtr (*build)(const LoraModule& module, int64_t columns, int64_t kernel);
+};
+constexpr Kind kKinds[] = {
+    {"LoRA", LoraRole::up, build_lora},         {"LoRA", LoraRole::down, build_lora},
+    {"LoHa", LoraRole::loha_w1_a, build_loha},  {"LoKr", LoraRole::lokr_w1, build_lokr},
+    {"LoKr", LoraRole::lokr_w1_a, build_lokr},  {"GLoRA", LoraRole::glora_a1, make_glora},
+    {"OFT", LoraRole::oft_blocks, build_oft},   {"full difference", LoraRole::diff, build_diff},
+    {"whole weight", LoraRole::set, build_set},
+};
+
+// A product's bias counts with the product's scale.
+double bias_scale(const LoraModule& module) {
+  return scale_of(module, module.tensor(LoraRole::down).size(0));
+}
+
+}  // namespace
+
+ModuleChanges make_changes(const LoraModule& module, int64_t columns, int64_t kernel) {
+  ModuleChanges changes;
+  for (const Kind& kind : kKinds) {
+    if (!module.has(kind.sign)) continue;
+    changes.kind = kind.name;
+    changes.weight = kind.build(module, columns, kernel);
+    break;
+  }
+  if (changes.weight && module.has(LoraRole::magnitude)) {
+    changes.weight = make_dora(std::move(changes.weight), module, kernel);
+    changes.kind = "DoRA";
+  }
+  if (module.has(LoraRole::diff_bias))
+    changes.bias = make_difference(module.tensors.at(LoraRole::diff_bias));
+  else if (module.has(LoraRole::set_bias))
+    changes.bias = make_replacement(module.tensors.at(LoraRole::set_bias));
+  else if (module.has(LoraRole::up_bias))
+    changes.bias = make_difference(module.tensors.at(LoraRole::up_bias), bias_scale(module));
+  if (!changes.weight && !changes.bias)
+    throw Error(ErrorCode::malformed, {.subject = module.name_of(module.tensors.begin()->first),
+                                       .expected = "lacks the tensors that belong with it"});
+  return changes;
+}
+
+at::Tensor as_matrix(const at::Tensor& tensor) {
+  if (tensor.dim() == 0) return tensor.view({1, 1});
+  return tensor.view({tensor.size(0), tensor.numel() / tensor.size(0)});
+}
+
+at::Tensor through_core(const LoraModule& module, LoraRole mid, LoraRole down) {
+  const at::Tensor core = module.tensor(mid), below = as_matrix(module.tensor(down));
+  require(core.dim() >= 2 && core.size(1) == below.size(0), module, mid,
+          fmt::format("[rank, {}, kernel]", below.size(0)));
+  const int64_t rank = core.size(0), kernel = core.numel() / rank / core.size(1);
+  require(rank * kernel <= kMostFolded / below.size(1), module, mid, "a smaller core");
+  const at::Tensor taps = core.reshape({rank, core.size(1), kernel}).transpose(1, 2);
+  return at::matmul(taps, below).transpose(1, 2).reshape({rank, below.size(1) * kernel});
+}
+
+at::Tensor tucker(const at::Tensor& t, const at::Tensor& a, const at::Tensor& b) {
+  const int64_t kernel = t.numel() / t.size(0) / t.size(1);
+  const at::Tensor taps = t.reshape({t.size(0), t.size(1), kernel}).permute({2, 0, 1});
+  const at::Tensor product = at::matmul(at::matmul(a.t(), taps), b);  // [kernel, rows, in]
+  return product.permute({1, 2, 0}).reshape({a.size(1), b.size(1) * kernel});
+}
+
+double scale_of(const LoraModule& module, int64_t rank) {
+  if (rank > kMostRank)
+    throw Error(ErrorCode::unsupported, {.subject = module.name,
+                                         .expected = fmt::format("a rank up to {}", kMostRank),
+                                         .found = std::to_string(rank)});
+  if (!module.alpha) return 1;
+  const auto wide = static_cast<double>(rank);
+  return *module.alpha / (module.root_rank ? std::sqrt(wide) : wide);
+}
+
+void require(bool ok, const LoraModule& module, LoraRole role, std::string_view expected) {
+  if (ok) return;
+  std::string found;
+  if (const auto tensor = module.tensors.find(role); tensor != module.tensors.end())
+    found = to_string(tensor->second.sizes().vec());
+  throw Error(ErrorCode::malformed, {.subject = module.name_of(role),
+                                     .expected = std::string(expected),
+                                     .found = std::move(found)});
+}
+
+Bytes bytes_of(std::initializer_list<at::Tensor> tensors) {
+  int64_t bytes = 0;
+  for (const at::Tensor& tensor : tensors)
+    if (tensor.defined()) bytes += static_cast<int64_t>(tensor.nbytes());
+  return Bytes(bytes);
+}
+
+}  // namespace atelier

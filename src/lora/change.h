@@ -1,0 +1,79 @@
+// Changes to weights by the kinds of adapter there are: builders from a module's tensors.
+#pragma once
+
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "base/bytes.h"
+#include "lora/lora_file.h"
+#include "memory/patch.h"
+
+namespace atelier {
+
+/// A patch that knows its size, so that it can be placed and refused before anything is computed.
+/// `apply` takes weights of any number of dims and looks at [rows, everything else].
+class Change : public WeightPatch {
+ public:
+  virtual int64_t rows() const = 0;
+  /// Numbers in a row, kernels included; 0 if any number will do.
+  virtual int64_t columns() const = 0;
+  /// Whether a row of the result depends on that row of the weight alone.
+  virtual bool by_rows() const { return true; }
+  /// Memory the change holds.
+  virtual Bytes bytes() const = 0;
+};
+
+using ChangePtr = std::shared_ptr<const Change>;
+
+/// What a module does to its weight and its bias; empty where nothing.
+struct ModuleChanges {
+  ChangePtr weight, bias;
+  std::string_view kind;  // "LoRA", "LoHa", "full difference", ...: what it does to the weight
+};
+
+/// Builds the changes of one module for a weight that sees `columns` numbers in a row and `kernel`
+/// of them for each input channel (1 for matrices). Throws `malformed` naming the tensor for shapes
+/// that contradict one another and `unsupported` for a rank nothing should have.
+ModuleChanges make_changes(const LoraModule& module, int64_t columns, int64_t kernel);
+
+// ---- the kinds; sources and formulas stand in their files
+
+/// Of `down` [r, ...] and `up` [rows, r], perhaps with a core `mid` between.
+ChangePtr make_lora(const LoraModule& module);
+ChangePtr make_loha(const LoraModule& module);
+ChangePtr make_lokr(const LoraModule& module);
+ChangePtr make_glora(const LoraModule& module, int64_t columns, int64_t kernel);
+/// OFT, or BOFT where the blocks have four dims.
+ChangePtr make_oft(const LoraModule& module);
+/// `values` added, or put in the weight's place.
+ChangePtr make_difference(at::Tensor values, double scale = 1);
+ChangePtr make_replacement(at::Tensor values);
+/// `inner` with the weight's magnitudes after it set to `magnitude`.
+ChangePtr make_dora(ChangePtr inner, const LoraModule& module, int64_t kernel);
+
+// ---- changes of weights that lie in the model otherwise than in the LoRA's layout
+
+/// Rows [first, first + count) of what `inner` does. Throws `unsupported` naming `module` if these
+/// depend on the other rows.
+ChangePtr rows_of(ChangePtr inner, int64_t first, int64_t count, std::string_view module);
+/// `inner` on the transpose of a matrix.
+ChangePtr transposed(ChangePtr inner, int64_t rows);
+/// `inner` on the weight with its second half of rows first.
+ChangePtr halves_exchanged(ChangePtr inner);
+
+// ---- shared by the builders
+
+/// A tensor as [size(0), rest], in its own dtype.
+at::Tensor as_matrix(const at::Tensor& tensor);
+/// down [r', in, 1...] behind a core mid [r, r', kernel...]: [r, in * kernel] fp32.
+at::Tensor through_core(const LoraModule& module, LoraRole mid, LoraRole down);
+/// A Tucker product: core t [p, q, kernel...], a [p, rows], b [q, in] -> [rows, in * kernel] fp32.
+at::Tensor tucker(const at::Tensor& t, const at::Tensor& a, const at::Tensor& b);
+/// alpha / rank, or 1 without alpha.
+double scale_of(const LoraModule& module, int64_t rank);
+/// Throws `malformed` naming the module's tensor unless `ok`.
+void require(bool ok, const LoraModule& module, LoraRole role, std::string_view expected);
+Bytes bytes_of(std::initializer_list<at::Tensor> tensors);
+
+}  // namespace atelier

@@ -1,0 +1,56 @@
+// DoRA: another change, after which the weight's magnitudes are set.
+// Source: Liu et al. 2024, arXiv:2402.09353, equation 5; magnitudes of rows as PEFT and newer
+// LyCORIS
+//   files have them, of input channels as the paper's formula and older LyCORIS files.
+// Shapes: O rows, I channels in, k kernel.
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <limits>
+
+#include "lora/change.h"
+
+namespace atelier {
+namespace {
+
+/// W + strength (m V / |V| - W), V = W changed by `inner`.
+class DoraChange final : public Change {
+ public:
+  // magnitude fp32, [O, 1, 1] or [1, I, 1]
+  DoraChange(ChangePtr inner, at::Tensor magnitude)
+      : inner_(std::move(inner)), magnitude_(std::move(magnitude)) {}
+  int64_t rows() const override { return inner_->rows(); }
+  int64_t columns() const override { return inner_->columns(); }
+  bool by_rows() const override { return of_rows() && inner_->by_rows(); }
+  Bytes bytes() const override { return inner_->bytes() + bytes_of({magnitude_}); }
+  void apply(at::Tensor& weight, double strength) const override {
+    at::Tensor changed = weight.clone();
+    inner_->apply(changed, 1);
+    const int64_t in = of_rows() ? 1 : magnitude_.size(1);
+    const at::Tensor cells = changed.view({rows(), in, -1});
+    const at::Tensor norm =
+        of_rows() ? cells.norm(2, at::IntArrayRef{1, 2}, true) : cells.norm(2, {0, 2}, true);
+    cells.mul_(magnitude_ / (norm + std::numeric_limits<float>::epsilon()));
+    weight.lerp_(changed, strength);
+  }
+
+ private:
+  bool of_rows() const { return magnitude_.size(0) == rows(); }
+  ChangePtr inner_;
+  at::Tensor magnitude_;
+};
+
+}  // namespace
+
+ChangePtr make_dora(ChangePtr inner, const LoraModule& module, int64_t kernel) {
+  const at::Tensor magnitude = module.tensor(LoraRole::magnitude);
+  const int64_t rows = inner->rows(), in = inner->columns() / kernel, count = magnitude.numel();
+  const bool of_rows = count == rows && (magnitude.dim() < 2 || magnitude.size(0) == rows);
+  const bool of_channels = count == in && magnitude.dim() > 1 && magnitude.size(0) == 1;
+  require(of_rows || of_channels, module, LoraRole::magnitude,
+          fmt::format("[{}, 1] or [1, {}]", rows, in));
+  return std::make_shared<DoraChange>(
+      std::move(inner), of_rows ? magnitude.reshape({rows, 1, 1}) : magnitude.reshape({1, in, 1}));
+}
+
+}  // namespace atelier

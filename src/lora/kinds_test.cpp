@@ -1,0 +1,186 @@
+// Every kind of change against what trainers' own code makes of the same tensors.
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "lora/lora.h"
+#include "models/golden_files.h"
+
+namespace atelier {
+namespace {
+
+using at::Tensor;
+
+constexpr KeyLayout kOwn[] = {{.name = "original", .signature = "m.weight"}};
+
+std::shared_ptr<const TensorSource> kinds() {
+  static const auto file = open_checkpoint(std::filesystem::path(ATELIER_SOURCE_DIR) / "tests" /
+                                           "golden" / "lora" / "kinds.safetensors");
+  return file;
+}
+
+std::vector<std::string> names_of_kinds() {
+  std::vector<std::string> names;
+  for (const auto& [name, info] : kinds()->tensors())
+    if (name.starts_with("base/")) names.push_back(name.substr(5));
+  return names;
+}
+
+/// The tensors of one case as a LoRA file for the weight "m.weight".
+std::shared_ptr<MemorySource> file_of(const std::string& kind) {
+  auto file = std::make_shared<MemorySource>("kind.safetensors");
+  const std::string head = "file/" + kind + "/";
+  for (const auto& [name, info] : kinds()->tensors())
+    if (name.starts_with(head))
+      file->put("m." + name.substr(head.size()), golden::tensor(*kinds(), name));
+  return file;
+}
+
+std::shared_ptr<const Lora> read(const TensorSource& file, const WeightShapes& weights) {
+  return read_lora(file, {"toy", "a toy", {{"toy", true, kOwn, &weights}}});
+}
+
+Tensor changed(const Lora& lora, const Tensor& weight, double strength) {
+  Tensor result = weight.clone();
+  for (const Lora::Change& change : lora.changes) {
+    Tensor rows = result.narrow(0, change.placed.first_row, change.placed.rows);
+    change.placed.patch->apply(rows, strength);
+  }
+  return result;
+}
+
+class Kinds : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(Kinds, AreComputedAsTheirTrainerDoes) {
+  const Tensor base = golden::tensor(*kinds(), "base/" + GetParam());
+  const Tensor want = golden::tensor(*kinds(), "want/" + GetParam());
+  const WeightShapes weights{{"m.weight", base.sizes().vec()}};
+  const auto lora = read(*file_of(GetParam()), weights);
+  ASSERT_EQ(lora->changes.size(), 1U);
+  EXPECT_TRUE(lora->warnings.empty());
+  EXPECT_GT(lora->bytes.count(), 0);
+  for (const double strength : {1.0, -0.7, 0.0})
+    EXPECT_TRUE(
+        golden::close(changed(*lora, base, strength), base + strength * (want - base), 2e-6))
+        << strength;
+}
+
+TEST_P(Kinds, ThatAreALowRankProductSaySo) {
+  const Tensor base = golden::tensor(*kinds(), "base/" + GetParam());
+  const WeightShapes weights{{"m.weight", base.sizes().vec()}};
+  const auto lora = read(*file_of(GetParam()), weights);
+  const auto product = lora->changes.at(0).placed.patch->low_rank();
+  EXPECT_EQ(product.has_value(), GetParam() == "lora" || GetParam() == "lora_rs");
+  if (product) {
+    EXPECT_TRUE(golden::close(base + at::mm(product->up, product->down),
+                              golden::tensor(*kinds(), "want/" + GetParam()), 2e-6));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Lora, Kinds, ::testing::ValuesIn(names_of_kinds()),
+                         [](const auto& test) { return test.param; });
+
+/// A layout that keeps two of the model's matrices joined, one transposed and one with its halves
+/// the other way round, and one that the model keeps joined of parts.
+constexpr KeyRule kRules[] = {
+    {"a.weight", {"joined.weight"}, {.part = 0, .of = 2}},
+    {"b.weight", {"joined.weight"}, {.part = 1, .of = 2}},
+    {"t.weight", {"turned"}, {.transposed = true}},
+    {"h", {"halves"}, {.halves_exchanged = true}},
+    {"m", {"first", "second", "rest"}},
+};
+constexpr KeyLayout kForeign[] = {{.name = "original", .signature = "a.weight"},
+                                  {.name = "foreign", .signature = "turned", .rules = kRules}};
+
+const WeightShapes kShapes{{"a.weight", {4, 6}}, {"b.weight", {4, 6}},  {"t.weight", {4, 6}},
+                           {"h.weight", {4, 6}}, {"m.weight", {15, 6}}, {"m.bias", {15}}};
+
+/// Up and down of rank 2 with numbers of their own.
+void put(MemorySource& file, const std::string& module, int64_t rows, int64_t columns) {
+  const auto numbers = [&](int64_t n, int64_t m) {
+    return at::arange(n * m, at::kFloat)
+        .view({n, m})
+        .add(static_cast<double>(rows))
+        .mul(0.01)
+        .sin();
+  };
+  file.put(module + ".lora_up.weight", numbers(rows, 2));
+  file.put(module + ".lora_down.weight", numbers(2, columns));
+}
+
+Tensor product(const MemorySource& file, const std::string& module) {
+  return at::mm(golden::tensor(file, module + ".lora_up.weight"),
+                golden::tensor(file, module + ".lora_down.weight"));
+}
+
+class Places : public ::testing::Test {
+ protected:
+  std::map<std::string, Tensor> applied() {
+    const auto lora = read_lora(file, {"toy", "a toy", {{"toy", true, kForeign, &kShapes}}});
+    EXPECT_TRUE(lora->warnings.empty());
+    std::map<std::string, Tensor> result;
+    for (const auto& change : lora->changes) {
+      const Shape& shape = kShapes.at(change.weight);
+      Tensor& weight = result.try_emplace(change.weight, at::zeros(shape)).first->second;
+      Tensor rows = weight.narrow(0, change.placed.first_row, change.placed.rows);
+      change.placed.patch->apply(rows, 1);
+      check_low_rank(change.placed);
+    }
+    return result;
+  }
+  static void check_low_rank(const PlacedPatch& placed) {
+    const auto factors = placed.patch->low_rank();
+    if (!factors) return;
+    Tensor alone = at::zeros({placed.rows, factors->down.size(1)});
+    placed.patch->apply(alone, 1);
+    EXPECT_TRUE(golden::close(at::mm(factors->up, factors->down), alone, 1e-6));
+  }
+  MemorySource file{"places.safetensors"};
+};
+
+TEST_F(Places, AMatrixTheModelKeepsApartIsTakenApart) {
+  put(file, "lora_unet_joined", 8, 6);
+  const auto weights = applied();
+  const Tensor whole = product(file, "lora_unet_joined");
+  EXPECT_TRUE(at::allclose(weights.at("a.weight"), whole.narrow(0, 0, 4)));
+  EXPECT_TRUE(at::allclose(weights.at("b.weight"), whole.narrow(0, 4, 4)));
+}
+
+TEST_F(Places, AChangeThatCannotBeTakenApartIsRefused) {
+  file.put("joined.oft_blocks", at::full({2, 4, 4}, 0.1));
+  file.put("turned.oft_blocks", at::full({2, 3, 3}, 0.1));
+  EXPECT_THROW(applied(), Error);
+}
+
+TEST_F(Places, ATransposedMatrixIsChangedInItsTranspose) {
+  put(file, "turned", 6, 4);
+  EXPECT_TRUE(at::allclose(applied().at("t.weight"), product(file, "turned").t()));
+}
+
+TEST_F(Places, HalvesInTheOtherOrderAreExchanged) {
+  put(file, "unet.halves", 4, 6);
+  EXPECT_TRUE(at::allclose(applied().at("h.weight"), product(file, "unet.halves").roll(2, 0)));
+}
+
+TEST_F(Places, PartsOfAJoinedMatrixFindTheirRows) {
+  put(file, "lora_unet_second", 4, 6);
+  put(file, "lora_unet_rest", 7, 6);
+  file.put("lora_unet_second.diff_b", at::arange(4, at::kFloat));
+  const auto weights = applied();
+  Tensor want = at::zeros({15, 6});
+  want.narrow(0, 4, 4).copy_(product(file, "lora_unet_second"));
+  want.narrow(0, 8, 7).copy_(product(file, "lora_unet_rest"));
+  EXPECT_TRUE(at::allclose(weights.at("m.weight"), want));
+  EXPECT_TRUE(at::equal(weights.at("m.bias").narrow(0, 4, 4), at::arange(4, at::kFloat)));
+  EXPECT_EQ(weights.at("m.bias").sum().item<double>(), 6);
+}
+
+TEST_F(Places, RowsOfAWholeWeightKeepTheOthers) {
+  file.put("joined.set_weight", at::ones({8, 6}));
+  const auto weights = applied();
+  EXPECT_TRUE(at::equal(weights.at("a.weight"), at::ones({4, 6})));
+  EXPECT_TRUE(at::equal(weights.at("b.weight"), at::ones({4, 6})));
+}
+
+}  // namespace
+}  // namespace atelier

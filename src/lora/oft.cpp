@@ -1,0 +1,99 @@
+// OFT and BOFT: the weight's rows turned, in blocks, by orthogonal matrices.
+// Source: Qiu et al. 2023, arXiv:2306.07280, section 3.3, equation 3 for Cayley's parametrisation
+//   and the constraint; Liu et al. 2023 (BOFT), arXiv:2311.06243, section 4; files as LyCORIS and
+//   kohya-ss/sd-scripts write them, where alpha is the constraint per row.
+// Shapes: O = n * b rows in n blocks of b, m butterfly steps.
+#include <ATen/ATen.h>
+
+#include "lora/change.h"
+
+namespace atelier {
+namespace {
+
+/// W + strength (c R^T W - W) with R block-diagonal and c one factor a row.
+class OftChange final : public Change {
+ public:
+  // turns [n, b, b]; rescale [O] or undefined
+  OftChange(at::Tensor turns, at::Tensor rescale)
+      : turns_(std::move(turns)), rescale_(std::move(rescale)) {}
+  int64_t rows() const override { return turns_.size(0) * turns_.size(1); }
+  int64_t columns() const override { return 0; }
+  bool by_rows() const override { return false; }
+  Bytes bytes() const override { return bytes_of({turns_, rescale_}); }
+  void apply(at::Tensor& weight, double strength) const override {
+    const at::Tensor blocks = weight.view({turns_.size(0), turns_.size(1), -1});
+    at::Tensor turned = at::bmm(turns_.transpose(1, 2), blocks).view({rows(), -1});
+    if (rescale_.defined()) turned.mul_(rescale_.unsqueeze(1));
+    weight.view({rows(), -1}).lerp_(turned, strength);
+  }
+
+ private:
+  at::Tensor turns_, rescale_;
+};
+
+/// W + strength (c R_m ... R_1 W - W): step i turns pairs of runs of 2^i b/2 rows, dealt out.
+class BoftChange final : public Change {
+ public:
+  // turns [m, n, b, b]; rescale [O] or undefined
+  BoftChange(at::Tensor turns, at::Tensor rescale)
+      : turns_(std::move(turns)), rescale_(std::move(rescale)) {}
+  int64_t rows() const override { return turns_.size(1) * turns_.size(2); }
+  int64_t columns() const override { return 0; }
+  bool by_rows() const override { return false; }
+  Bytes bytes() const override { return bytes_of({turns_, rescale_}); }
+  void apply(at::Tensor& weight, double strength) const override {
+    at::Tensor turned = weight.view({rows(), -1});
+    for (int64_t i = 0; i < turns_.size(0); ++i) turned = step(turned, i);
+    if (rescale_.defined()) turned = turned * rescale_.unsqueeze(1);
+    weight.view({rows(), -1}).lerp_(turned, strength);
+  }
+
+ private:
+  // [O, rest] -> the same
+  at::Tensor step(const at::Tensor& x, int64_t i) const {
+    const int64_t n = turns_.size(1), b = turns_.size(2), run = (int64_t{1} << i) * (b / 2);
+    const at::Tensor dealt = x.view({rows() / (2 * run), 2, run, -1}).transpose(1, 2);
+    const at::Tensor turned = at::bmm(turns_[i], dealt.reshape({n, b, -1}));
+    return turned.view({rows() / (2 * run), run, 2, -1}).transpose(1, 2).reshape({rows(), -1});
+  }
+
+  at::Tensor turns_, rescale_;
+};
+
+// Cayley's (I + Q)(I - Q)^-1 of skew-symmetric Q, whose norm the constraint bounds.
+at::Tensor turns_of(const at::Tensor& blocks, std::optional<double> constraint) {
+  at::Tensor q = blocks - blocks.transpose(-2, -1);
+  if (constraint && *constraint > 0) {
+    const double norm = q.norm().item<double>() + 1e-8;
+    if (norm > *constraint) q = q * (*constraint / norm);
+  }
+  const at::Tensor one = at::eye(blocks.size(-1));
+  return at::matmul(one + q, at::linalg_inv(one - q));
+}
+
+}  // namespace
+
+ChangePtr make_oft(const LoraModule& module) {
+  const at::Tensor blocks = module.tensor(LoraRole::oft_blocks);
+  const bool butterfly = blocks.dim() == 4;
+  require(blocks.dim() == 3 || butterfly, module, LoraRole::oft_blocks, "[blocks, size, size]");
+  const int64_t size = blocks.size(-1), rows = blocks.size(-3) * size;
+  require(blocks.size(-2) == size && size <= 4096, module, LoraRole::oft_blocks,
+          "square blocks of up to 4096 rows");
+  at::Tensor factors;
+  if (module.has(LoraRole::rescale)) {
+    factors = module.tensor(LoraRole::rescale).flatten();
+    require(factors.numel() == rows, module, LoraRole::rescale,
+            "one factor for each of " + std::to_string(rows) + " rows");
+  }
+  std::optional<double> constraint;
+  if (module.alpha) constraint = *module.alpha * static_cast<double>(rows);
+  const at::Tensor turns = turns_of(blocks, constraint);
+  if (!butterfly) return std::make_shared<OftChange>(turns, factors);
+  const int64_t steps = blocks.size(0);
+  const bool deals = size % 2 == 0 && steps < 32 && rows % (size << (steps - 1)) == 0;
+  require(deals, module, LoraRole::oft_blocks, "blocks that can be dealt out at every step");
+  return std::make_shared<BoftChange>(turns, factors);
+}
+
+}  // namespace atelier
