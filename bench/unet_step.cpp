@@ -1,7 +1,7 @@
 // Where a step of a checkpoint's denoiser spends its time: loading, then each kind of kernel.
 //
-//   unet_step FILE [--size PIXELS] [--batch N] [--dtype fp32|bf16] [--threads N] [--steps N]
-//   [--ops]
+//   unet_step FILE [--size PIXELS] [--batch N] [--dtype fp32|bf16] [--int8] [--threads N]
+//   [--steps N] [--ops]
 //
 // Prints seconds to load and prepare, per step, the memory held, and with --ops each kernel by
 // shape instead of by kind. Times of kernels include waiting for threads.
@@ -138,11 +138,13 @@ int run(int argc, char** argv) {
   std::string file, dtype = "bf16";
   int64_t size = 512, batch = 2, tokens = 77;
   int threads = 2, steps = 5;
+  bool int8 = false;
   CLI::App app("Times a checkpoint's denoiser");
   app.add_option("file", file)->required();
   app.add_option("--size", size);
   app.add_option("--batch", batch);
   app.add_option("--dtype", dtype);
+  app.add_flag("--int8", int8);
   app.add_option("--threads", threads);
   app.add_option("--steps", steps);
   app.add_flag("--ops", profile.by_shape);
@@ -158,7 +160,7 @@ int run(int argc, char** argv) {
   const auto source = open_source(file);
   const Detected found = detect_model(source);
   const auto model = load_part(found.def->denoiser, source, found.denoiser, residency, report,
-                               {.device = {}, .dtype = parse_dtype(dtype)});
+                               {.device = {}, .dtype = parse_dtype(dtype), .int8 = int8});
   report.throw_if_bad(source->label());
   fmt::print("{} bound in {:.3f} s\n", found.def->title, seconds_since(start));
   start = Clock::now();

@@ -128,6 +128,8 @@ void declare_computing(CommandLine& line, GenerateOptions& o) {
   line.choice("--text-dtype", "TYPE", o.text_dtype, kDtypes,
               "the same for the text encoders alone");
   line.choice("--vae-dtype", "TYPE", o.vae_dtype, kDtypes, "the same for the VAE alone");
+  line.flag("--int8", o.int8,
+            "multiply matrices stored as Q8_0 as 8-bit integers: less time, slightly less exact");
   line.integer("--threads", o.threads, 1, 1024, "CPU threads (default: all cores)");
   line.text("--ram", "SIZE", o.ram,
             "use at most this much memory, such as 6GiB: weights beyond it are prepared anew at "

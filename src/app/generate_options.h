@@ -46,6 +46,7 @@ struct GenerateOptions {
   std::string unet_dtype, text_dtype, vae_dtype;  // empty: as dtype
   int64_t threads = 0;  // 0: every core the process may use
   bool tiled_vae = false;
+  bool int8 = false;
   std::string ram;  // the most memory to use, as "6GiB"; empty: what is available
 
   std::string out = "outputs/{model}_{seed}_{index}.png";

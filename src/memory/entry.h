@@ -53,6 +53,7 @@ class Weight::Entry {
   int64_t expected_bytes() const;
   bool prepared() const { return ready_.load(std::memory_order_acquire); }
   bool on_demand() const { return form_.on_demand; }
+  std::string_view form() const { return form_.name; }
   /// Starts fetching the stored bytes.
   void will_need() const;
   /// Size as stored, a measure of the work of preparing.

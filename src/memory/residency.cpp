@@ -68,6 +68,11 @@ Residency::Needs Residency::needs() const {
   return needs;
 }
 
+int64_t Residency::count_form(std::string_view name) const {
+  return std::ranges::count_if(state_->live(),
+                               [&](const auto& entry) { return entry->form() == name; });
+}
+
 void Residency::keep_prepared(Bytes most, bool from_disk) {
   const auto entries = state_->live();
   std::vector<int64_t> sizes;

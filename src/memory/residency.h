@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <string_view>
 
 #include "base/bytes.h"
 #include "memory/patch.h"
@@ -34,6 +35,8 @@ class Residency {
     Bytes largest;  // the largest prepared one
   };
   Needs needs() const;
+  /// How many of these weights take the form of this name.
+  int64_t count_form(std::string_view name) const;
 
   /// Lets weights stay prepared only up to `most` bytes in all; the others are prepared for each
   /// pin and freed with it. Which stay is spread evenly over the order of binding, and small ones

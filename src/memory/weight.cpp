@@ -277,6 +277,14 @@ at::Tensor Weight::rows(const at::Tensor& ids) const {
 
 bool Weight::as_stored() const { return entry_->as_stored(); }
 
+bool Weight::stored_in(Encoding encoding) const {
+  return std::ranges::all_of(entry_->operands(), [&](const Operand& operand) {
+    return std::ranges::all_of(operand.parts, [&](const WeightPart& part) {
+      return info_of(part).encoding == encoding;
+    });
+  });
+}
+
 Weight Weight::as(Form form) const { return gather({*this}, std::move(form)); }
 
 bool Weight::with_stored(const std::function<void(const Operands& operands)>& use) const {

@@ -22,6 +22,8 @@ struct Compute {
   at::ScalarType dtype = at::kFloat;
   /// Weights are rounded to this dtype first, whatever the file has; unset: they are not.
   std::optional<at::ScalarType> rounded = {};
+  /// Linear layers whose matrices are Q8_0 are multiplied as 8-bit integers.
+  bool int8 = false;
   bool operator==(const Compute&) const = default;
 };
 
@@ -137,6 +139,8 @@ class Weight {
   /// the compute dtype only these rows are decoded and nothing is kept, unless patches change the
   /// matrix. Throws as `pin`, `invalid_argument` for a row there is not. Safe from any thread.
   at::Tensor rows(const at::Tensor& ids) const;
+  /// Whether all of it is stored in this encoding.
+  bool stored_in(Encoding encoding) const;
   /// Whether the plain form is the stored bytes as they are.
   bool as_stored() const;
   /// The same stored bytes in another form.

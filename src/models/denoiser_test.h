@@ -17,12 +17,12 @@ struct Net {
 
 /// The denoiser that `source` is found to hold.
 inline std::unique_ptr<Net> load(const std::shared_ptr<const TensorSource>& source,
-                                 at::ScalarType dtype = at::kFloat) {
+                                 at::ScalarType dtype = at::kFloat, bool int8 = false) {
   auto net = std::make_unique<Net>();
   const Detected found = detect_model(source);
   BindReport report;
   net->model = load_part(found.def->denoiser, source, found.denoiser, net->residency, report,
-                         {.device = {}, .dtype = dtype});
+                         {.device = {}, .dtype = dtype, .rounded = {}, .int8 = int8});
   report.throw_if_bad(source->label());
   return net;
 }

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "device/torch_parallel.h"
+#include "nn/layers.h"
 
 namespace atelier::nn::cpu {
 namespace {
@@ -33,6 +34,11 @@ const TorchParallel kParallel;
 
 const CpuKernels& kernels() {
   static const CpuKernels& best = cpu_kernels(detect_cpu_features());
+  return best;
+}
+
+const CpuInt8Kernels* int8_kernels() {
+  static const CpuInt8Kernels* const best = cpu_int8_kernels(detect_cpu_features());
   return best;
 }
 
@@ -101,20 +107,23 @@ void run_linear(CpuLinear layer, const Tensor& x, const Pin& packed, const Tenso
     run_linear(down_layer(layer, layer.tail), rows, Pin(packed.down()), {}, tail, false);
   }
   const Recorded record(
-      accumulate ? "linear+" : "linear", 2 * count * layer.inputs * layer.outputs,
-      [&] { return fmt::format("{}>{} x{}", layer.inputs, layer.outputs, count); });
-  kernels().linear(layer,
-                   {.rows = count,
-                    .x = rows.const_data_ptr(),
-                    .x_stride = layer.inputs,
-                    .packed = packed->const_data_ptr(),
-                    .bias = floats(bias),
-                    .y = y.mutable_data_ptr(),
-                    .y_stride = y.size(-1),
-                    .accumulate = accumulate,
-                    .tail = tail.defined() ? tail.const_data_ptr() : nullptr,
-                    .tail_stride = layer.tail},
-                   kParallel);
+      accumulate ? "linear+" : "linear", 2 * count * layer.inputs * layer.outputs, [&] {
+        return fmt::format("{}>{} x{}{}", layer.inputs, layer.outputs, count,
+                           layer.int8 ? " int8" : "");
+      });
+  const auto product = layer.int8 ? int8_kernels()->linear : kernels().linear;
+  product(layer,
+          {.rows = count,
+           .x = rows.const_data_ptr(),
+           .x_stride = layer.inputs,
+           .packed = packed->const_data_ptr(),
+           .bias = floats(bias),
+           .y = y.mutable_data_ptr(),
+           .y_stride = y.size(-1),
+           .accumulate = accumulate,
+           .tail = tail.defined() ? tail.const_data_ptr() : nullptr,
+           .tail_stride = layer.tail},
+          kParallel);
 }
 
 void run_conv(const CpuConv& layer, const Tensor& x, const Tensor& packed, const Tensor& bias,
@@ -161,6 +170,12 @@ std::optional<CpuLinear> linear_layer(const Compute& compute, int64_t in, int64_
   return kernels().linear_supported(layer) ? std::optional(layer) : std::nullopt;
 }
 
+bool multiplies_int8(const CpuLinear& layer, const std::vector<Weight>& weights) {
+  return weights[0].compute().int8 && int8_kernels() && int8_kernels()->supported(layer) &&
+         std::ranges::all_of(weights,
+                             [](const Weight& w) { return w && w.stored_in(Encoding::q8_0); });
+}
+
 std::optional<CpuConv> conv_layer(const Compute& compute, CpuConv layer) {
   if (!takes(compute)) return {};
   layer.type = *compute_type(compute.dtype);
@@ -168,7 +183,25 @@ std::optional<CpuConv> conv_layer(const Compute& compute, CpuConv layer) {
   return ours ? std::optional(layer) : std::nullopt;
 }
 
+namespace {
+
+Form int8_form(const CpuLinear& layer) {
+  return {.name = kInt8Form,
+          .prepare =
+              [layer](const Operands& operands, const Compute&) {
+                const PackedFrom from(operands, CpuType::fp32);
+                Tensor packed = bytes(int8_kernels()->weight_bytes(layer));
+                int8_kernels()->pack(layer, from.weights(), packed.mutable_data_ptr(), kParallel);
+                return packed;
+              },
+          .size = [layer](const Operands&,
+                          const Compute&) { return int8_kernels()->weight_bytes(layer); }};
+}
+
+}  // namespace
+
 Form linear_form(const CpuLinear& layer) {
+  if (layer.int8) return int8_form(layer);
   return {.name = "linear",
           .prepare =
               [layer](const Operands& operands, const Compute&) {

@@ -7,7 +7,10 @@
 #include <ATen/core/Tensor.h>
 
 #include <optional>
+#include <string_view>
+#include <vector>
 
+#include "device/cpu/int8.h"
 #include "device/cpu/kernels.h"
 #include "memory/weight.h"
 
@@ -25,10 +28,13 @@ inline bool is_packed(const Tensor& weight) { return weight.scalar_type() == at:
 /// The layer as kernels know it, if they have a fast path for it.
 std::optional<CpuLinear> linear_layer(const Compute& compute, int64_t in, int64_t out,
                                       CpuEpilogue epilogue);
+/// Whether the layer of these matrices is to be multiplied so: the compute asks for it, all are
+/// Q8_0, and there are kernels.
+bool multiplies_int8(const CpuLinear& layer, const std::vector<Weight>& weights);
 std::optional<CpuConv> conv_layer(const Compute& compute, CpuConv layer);
 
 /// Joined operands [out, in] or [out, in, k, k], packed; low-rank patches of quantised matrices as
-/// the tail of the layer.
+/// the tail of the layer, or where it is multiplied as 8-bit integers merged before these are made.
 Form linear_form(const CpuLinear& layer);
 Form conv_form(const CpuConv& layer);
 

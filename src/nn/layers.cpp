@@ -43,6 +43,14 @@ Weight joined_bias(const std::vector<Weight>& biases, bool own) {
   return joined(biases, own ? fp32_form() : plain_form());
 }
 
+// The layer as our kernels run it.
+std::optional<CpuLinear> own_layer(const std::vector<Weight>& weights, int64_t in, int64_t out,
+                                   Epilogue epilogue) {
+  auto own = cpu::linear_layer(weights[0].compute(), in, out, epilogue);
+  if (own) own->int8 = cpu::multiplies_int8(*own, weights);
+  return own;
+}
+
 onednn::ConvGeometry geometry(ConvShape shape) { return {shape.stride, shape.padding}; }
 
 CpuConv cpu_conv(int64_t in, int64_t out, ConvShape shape, bool upsample = false) {
@@ -102,7 +110,7 @@ Linear::Linear(const std::vector<Weight>& weights, const std::vector<Weight>& bi
                int64_t out, Epilogue epilogue, Watched watched)
     : epilogue_(epilogue), watched_(std::move(watched)) {
   if (!weights[0]) return;  // reported by the scope
-  own_ = cpu::linear_layer(weights[0].compute(), in, out, epilogue);
+  own_ = own_layer(weights, in, out, epilogue);
   weight_ = joined(weights, own_ ? cpu::linear_form(*own_) : linear_form());
   bias_ = joined_bias(biases, own_.has_value());
 }
@@ -134,6 +142,7 @@ Tensor Linear::operator()(const Tensor& x) const {
 
 void Linear::prepare_on_demand() {
   if (!own_ || !weight_) return;
+  own_->int8 = false;  // nothing is gained
   Form form = cpu::linear_form(*own_);
   form.on_demand = true;
   weight_ = weight_.as(std::move(form));
@@ -161,9 +170,11 @@ Tensor VectorLinear::operator()(const Tensor& x) const {
 }
 
 ResidualLinear::ResidualLinear(const Scope& w, int64_t in, int64_t out, Bias bias)
-    : own_(cpu::linear_layer(w.compute(), in, out, Epilogue::plain)),
-      weight_(gather({w.weight("weight", {out, in})},
-                     own_ ? cpu::linear_form(*own_) : residual_form())),
+    : ResidualLinear(w, w.weight("weight", {out, in}), in, out, bias) {}
+
+ResidualLinear::ResidualLinear(const Scope& w, Weight weight, int64_t in, int64_t out, Bias bias)
+    : own_(weight ? own_layer({weight}, in, out, Epilogue::plain) : std::nullopt),
+      weight_(gather({weight}, own_ ? cpu::linear_form(*own_) : residual_form())),
       bias_(joined_bias(bias_of(w, out, bias), own_.has_value())),
       watched_(watched(w)) {}
 
@@ -182,22 +193,28 @@ void ResidualLinear::add_to(Tensor& y, const Tensor& x) const {
 // ---- convolutions
 
 Conv2d::Conv2d(const Scope& w, int64_t in, int64_t out, ConvShape shape, Bias bias)
-    : shape_(shape),
-      own_(cpu::conv_layer(w.compute(), cpu_conv(in, out, shape))),
-      weight_(gather({w.weight("weight", {out, in, shape.kernel, shape.kernel})},
-                     own_ ? cpu::conv_form(*own_) : conv_form(geometry(shape)))),
-      bias_(joined_bias(bias_of(w, out, bias), own_.has_value())) {}
+    : shape_(shape), own_(cpu::conv_layer(w.compute(), cpu_conv(in, out, shape))) {
+  const Weight weight = w.weight("weight", {out, in, shape.kernel, shape.kernel});
+  if (weight && shape.kernel == 1 && shape.stride == 1)
+    int8_ = own_layer({weight}, in, out, Epilogue::plain);
+  if (int8_ && !int8_->int8) int8_.reset();
+  weight_ = gather({weight}, int8_  ? cpu::linear_form(*int8_)
+                             : own_ ? cpu::conv_form(*own_)
+                                    : conv_form(geometry(shape)));
+  bias_ = joined_bias(bias_of(w, out, bias), int8_ || own_);
+}
 
 Tensor Conv2d::operator()(const Tensor& x) const {
   const Pin weight = weight_.pin();
   const Tensor bias = pinned(bias_);
+  if (int8_) return picture(cpu::linear(*int8_, tokens(x), weight, bias), x.size(2), x.size(3));
   if (own_) return cpu::conv(*own_, x, *weight, bias);
   if (weight->is_mkldnn()) return onednn::conv(x, *weight, bias, geometry(shape_));
   return at::conv2d(x, *weight, optional(bias), shape_.stride, shape_.padding);
 }
 
 Tensor Conv2d::operator()(const Tensor& x, const Tensor& shift) const {
-  if (own_) {
+  if (own_ && !int8_) {
     const Tensor bias = bias_ ? shift + *bias_.pin() : shift;
     return cpu::conv(*own_, x, *weight_.pin(), bias.contiguous());
   }
@@ -207,7 +224,10 @@ Tensor Conv2d::operator()(const Tensor& x, const Tensor& shift) const {
 
 void Conv2d::add_to(Tensor& y, const Tensor& x) const {
   const Pin weight = weight_.pin();
-  if (own_)
+  if (int8_) {
+    Tensor pixels = tokens(y);
+    cpu::linear_add(*int8_, pixels, tokens(x), weight, pinned(bias_));
+  } else if (own_)
     cpu::conv_add(*own_, y, x, *weight, pinned(bias_));
   else if (weight->is_mkldnn())
     onednn::conv_add(y, x, *weight, pinned(bias_), geometry(shape_));

@@ -28,6 +28,9 @@ enum class Bias : bool { none, with };
 /// multiplies the first half of the outputs by gelu of the second.
 using Epilogue = CpuEpilogue;
 
+/// The name of the form of matrices that are multiplied as 8-bit integers (`Compute::int8`).
+constexpr std::string_view kInt8Form = "linear int8";
+
 /// Where the outputs of one layer lie among those of a Linear made of `LinearParts`.
 struct LinearPart {
   int64_t first = 0, width = 0;
@@ -96,6 +99,7 @@ class ResidualLinear {
   void add_to(Tensor& y, const Tensor& x) const;
 
  private:
+  ResidualLinear(const Scope& w, Weight weight, int64_t in, int64_t out, Bias bias);
   std::optional<CpuLinear> own_;
   Weight weight_, bias_;
   Watched watched_;
@@ -121,6 +125,7 @@ class Conv2d {
 
  private:
   ConvShape shape_;
+  std::optional<CpuLinear> int8_;  // of pixels, where they are multiplied as 8-bit integers
   std::optional<CpuConv> own_;
   Weight weight_, bias_;
 };

@@ -56,6 +56,11 @@ class Component {
     get();
     return residency_->needs();
   }
+  /// How many of its weights take the form of this name; binds if need be.
+  int64_t count_form(std::string_view name) {
+    get();
+    return residency_->count_form(name);
+  }
   /// `Residency::keep_prepared`, now and whenever it is bound again.
   void keep_prepared(Bytes most, bool from_disk) {
     kept_ = {most, from_disk};

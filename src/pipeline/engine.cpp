@@ -53,8 +53,9 @@ Engine::Engine(const ModelFiles& files, Device device, const DtypeChoice& dtypes
   log_strangers(parts_);
   const ModelDef& def = *parts_.def;
   const at::ScalarType best = default_dtype(device, def.dtypes);
-  unet_ = std::make_unique<Component<DiffusionModel>>(def.denoiser, parts_.denoiser,
-                                                      Compute{device, dtypes.unet.value_or(best)});
+  unet_ = std::make_unique<Component<DiffusionModel>>(
+      def.denoiser, parts_.denoiser,
+      Compute{.device = device, .dtype = dtypes.unet.value_or(best), .int8 = dtypes.int8});
   vae_ = std::make_unique<Component<Vae>>(kl_vae, *parts_.vae,
                                           Compute{device, dtypes.vae.value_or(best)});
   // Unless told otherwise as ComfyUI does: weights rounded to fp16, the mathematics in fp32.

@@ -17,9 +17,10 @@
 
 namespace atelier {
 
-/// Compute dtypes the user insists on; unset: the best the device does natively.
+/// How the user wants it computed: dtypes insisted on; unset: the best the device does natively.
 struct DtypeChoice {
   std::optional<at::ScalarType> unet, text, vae;
+  bool int8 = false;  // multiply the denoiser's Q8_0 matrices as 8-bit integers (Compute::int8)
 };
 
 /// The parts of one model on one device. Opening binds every layer, so that everything wrong with

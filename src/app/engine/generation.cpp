@@ -15,6 +15,7 @@
 #include "base/utf8.h"
 #include "device/cpu/features.h"
 #include "device/memory_info.h"
+#include "nn/layers.h"
 #include "pipeline/image_tensor.h"
 #include "pipeline/latent_file.h"
 #include "sampling/sample.h"
@@ -74,6 +75,8 @@ void Generation::run() {
   require_memory(plan_, options_);
   limit_memory(plan_, *engine_);
   warn_of_memory();
+  if (options_.int8 && engine_->unet().count_form(nn::kInt8Form) == 0)
+    warn("--int8 changes nothing: no layer of the denoiser is stored as Q8_0");
   prepare_files();
   if (!options_.collect_imatrix.empty()) begin_collecting();
   encode_prompts();
@@ -306,7 +309,7 @@ Json Generation::used_settings() const {
   if (o.end_step) used["end_step"] = *o.end_step;
   for (const auto& [key, set] :
        {std::pair("no_noise", o.no_noise), std::pair("keep_noise", o.keep_noise),
-        std::pair("tiled_vae", o.tiled_vae)})
+        std::pair("tiled_vae", o.tiled_vae), std::pair("int8", o.int8)})
     if (set) used[key] = true;
   add_name("init_image", o.init_image);
   add_name("init_latent", o.init_latent);

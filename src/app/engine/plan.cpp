@@ -12,7 +12,10 @@
 #include "app/lora_option.h"
 #include "base/error.h"
 #include "base/utf8.h"
+#include "device/cpu/int8.h"
+#include "device/cpu/kernels.h"
 #include "device/memory_info.h"
+#include "nn/layers.h"
 
 namespace atelier {
 namespace {
@@ -34,6 +37,23 @@ std::optional<at::ScalarType> chosen(const std::string& own, const std::string& 
                                          to_string(device)),
                  .hint = "Use bf16, fp32 or auto; fp16 files work with all of them"});
   return dtype;
+}
+
+/// Throws `unsupported` unless there are kernels for products of 8-bit integers.
+void require_int8() {
+  const CpuFeatures features = detect_cpu_features();
+  if (cpu_int8_kernels(features)) return;
+  std::string flags;
+  for (const CpuFlag& flag : cpu_flags())
+    if (features.*flag.value) flags += fmt::format(" {}", flag.name);
+  throw Error(ErrorCode::unsupported,
+              {.subject = "--int8",
+               .expected = fmt::format("a processor that multiplies 8-bit integers ({})",
+                                       cpu_int8_needs()),
+               .found = fmt::format("the instruction set {} on one with{}",
+                                    cpu_isa_name(cpu_kernels(features).isa),
+                                    flags.empty() ? " none of them" : flags),
+               .hint = "Without --int8 the file draws as well"});
 }
 
 /// The model's area in the picture's proportions, in steps the size options allow.
@@ -150,9 +170,11 @@ Json loras_json(const GenerateOptions& options) {
 }
 
 DtypeChoice dtype_choice(const GenerateOptions& o, Device device) {
+  if (o.int8) require_int8();
   return {.unet = chosen(o.unet_dtype, o.dtype, device, "--unet-dtype"),
           .text = chosen(o.text_dtype, o.dtype, device, "--text-dtype"),
-          .vae = chosen(o.vae_dtype, o.dtype, device, "--vae-dtype")};
+          .vae = chosen(o.vae_dtype, o.dtype, device, "--vae-dtype"),
+          .int8 = o.int8};
 }
 
 SampleJob sample_job(const GenerateOptions& options, const Plan& plan, const Engine& engine) {
@@ -251,6 +273,7 @@ Json plan_event(const Plan& plan, const GenerateOptions& o, Engine& engine) {
     event["dtype"]["text_2"] = dtype_name(engine.text().back().compute().dtype);
   if (!o.loras.empty()) event["loras"] = loras_json(o);
   event["threads"] = plan.threads;
+  if (o.int8) event["int8_layers"] = engine.unet().count_form(nn::kInt8Form);
   if (plan.seconds_per_call > 0) event["seconds_per_call"] = plan.seconds_per_call;
   event["memory"] = {{"weights", plan.weights.count()},
                      {"activations", plan.activations.count()},

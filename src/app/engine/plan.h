@@ -16,7 +16,8 @@
 namespace atelier {
 
 /// The dtypes asked for on the command line; "auto" leaves them open. Throws `unsupported` for one
-/// that `device` could only imitate a thousand times slower.
+/// that `device` could only imitate a thousand times slower, and for --int8 where there are no
+/// kernels for it.
 DtypeChoice dtype_choice(const GenerateOptions& options, Device device);
 
 /// The LoRAs asked for as events and pictures tell them: file names and strengths.

@@ -22,6 +22,7 @@ constexpr CpuFlag kFlags[] = {
     {"avx2", &CpuFeatures::avx2},
     {"fma", &CpuFeatures::fma},
     {"f16c", &CpuFeatures::f16c},
+    {"avx_vnni", &CpuFeatures::avx_vnni},
     {"avx512f", &CpuFeatures::avx512f},
     {"avx512bw", &CpuFeatures::avx512bw},
     {"avx512vl", &CpuFeatures::avx512vl},
@@ -95,6 +96,7 @@ void read_flags(CpuFeatures& f) {
   f.fma = bit(basic.ecx, 12);
   f.f16c = bit(basic.ecx, 29);
   f.avx2 = bit(extended.ebx, 5);
+  f.avx_vnni = bit(more.eax, 4);
   if ((states & kZmm) == kZmm) {
     f.avx512f = bit(extended.ebx, 16);
     f.avx512dq = bit(extended.ebx, 17);

@@ -67,4 +67,20 @@ const CpuKernels& cpu_kernels(const CpuFeatures& features, std::optional<CpuIsa>
   return *find_table(isa)->kernels;
 }
 
+const CpuInt8Kernels* cpu_int8_kernels(const CpuFeatures& features, std::optional<CpuIsa> wanted) {
+  const CpuIsa isa = cpu_kernels(features, wanted).isa;
+  const CpuInt8Kernels* best = nullptr;
+  for (const CpuInt8Table& table : cpu_int8_tables()) {
+    if (table.least <= isa && features.*table.flag) best = table.kernels;
+  }
+  return best;
+}
+
+std::string cpu_int8_needs() {
+  std::string names;
+  for (const CpuInt8Table& table : cpu_int8_tables())
+    names += (names.empty() ? "" : ", ") + std::string(table.kernels->name);
+  return names;
+}
+
 }  // namespace atelier

@@ -24,6 +24,7 @@ struct CpuLinear {
   int64_t inputs, outputs;  // of W, so that geglu stores outputs / 2 numbers a row
   CpuEpilogue epilogue = CpuEpilogue::plain;
   int64_t tail = 0;  // inputs of U
+  bool int8 = false;  // multiplied by CpuInt8Kernels (device/cpu/int8.h), which know no tail
 };
 
 /// One application to `rows` rows. `accumulate` adds the result to what y holds (a residual).

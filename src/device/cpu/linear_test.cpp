@@ -1,78 +1,21 @@
 // Linear kernels of every instruction set against a twin in double precision.
-#include "device/cpu/test_support.h"
+#include "device/cpu/linear_test.h"
 
 namespace atelier {
 namespace {
 
-double apply(CpuEpilogue epilogue, double x) {
-  switch (epilogue) {
-    case CpuEpilogue::gelu:
-      return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
-    case CpuEpilogue::gelu_tanh:
-      return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
-    case CpuEpilogue::quick_gelu:
-      return x / (1 + std::exp(-1.702 * x));
-    case CpuEpilogue::silu:
-      return x / (1 + std::exp(-x));
-    case CpuEpilogue::plain:
-    case CpuEpilogue::geglu:
-      break;
-  }
-  return x;
-}
-
-struct Problem {
-  CpuLinear layer;
-  int64_t rows;
-  bool bias = true;
-  bool accumulate = false;
-  int64_t gap = 0;  // between rows of x and of y
-};
-
-struct Data {
-  Array x, weights, bias, before, tail, tail_weights;
-  int64_t columns, x_stride, y_stride;
-};
-
-Data make_data(const Problem& p) {
-  const CpuLinear& l = p.layer;
-  const int64_t columns = l.epilogue == CpuEpilogue::geglu ? l.outputs / 2 : l.outputs;
-  const float deviation = 1 / std::sqrt(static_cast<float>(l.inputs));
-  return {Array::random(l.type, p.rows * (l.inputs + p.gap), 1),
-          Array::random(l.type, l.outputs * l.inputs, 2, deviation),
-          Array::random(CpuType::fp32, l.outputs, 3),
-          Array::random(l.type, p.rows * (columns + p.gap), 4),
-          Array::random(l.type, p.rows * (l.tail + p.gap), 5),
-          Array::random(l.type, l.outputs * l.tail, 6, deviation),
-          columns,
-          l.inputs + p.gap,
-          columns + p.gap};
-}
-
 std::vector<double> twin(const Problem& p, const Data& d) {
   const CpuLinear& l = p.layer;
-  std::vector<double> want(static_cast<size_t>(d.before.count()));
-  for (int64_t i = 0; i < d.before.count(); ++i) want[static_cast<size_t>(i)] = d.before.at(i);
-  for (int64_t row = 0; row < p.rows; ++row) {
-    const auto product = [&](int64_t output) {
-      double sum = p.bias ? d.bias.at(output) : 0;
-      for (int64_t k = 0; k < l.inputs; ++k) {
-        sum += d.x.at(row * d.x_stride + k) * d.weights.at(output * l.inputs + k);
-      }
-      for (int64_t k = 0; k < l.tail; ++k) {
-        sum += d.tail.at(row * (l.tail + p.gap) + k) * d.tail_weights.at(output * l.tail + k);
-      }
-      return sum;
-    };
-    for (int64_t c = 0; c < d.columns; ++c) {
-      double& y = want[static_cast<size_t>(row * d.y_stride + c)];
-      const double value = l.epilogue == CpuEpilogue::geglu
-                               ? product(c) * apply(CpuEpilogue::gelu, product(d.columns + c))
-                               : apply(l.epilogue, product(c));
-      y = p.accumulate ? y + value : value;
+  return finished(p, d, [&](int64_t row, int64_t output) {
+    double sum = p.bias ? d.bias.at(output) : 0;
+    for (int64_t k = 0; k < l.inputs; ++k) {
+      sum += d.x.at(row * d.x_stride + k) * d.weights.at(output * l.inputs + k);
     }
-  }
-  return want;
+    for (int64_t k = 0; k < l.tail; ++k) {
+      sum += d.tail.at(row * (l.tail + p.gap) + k) * d.tail_weights.at(output * l.tail + k);
+    }
+    return sum;
+  });
 }
 
 Array run(const CpuKernels& kernels, const Problem& p, const Data& d, const Parallel& parallel) {

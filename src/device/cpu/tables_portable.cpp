@@ -11,4 +11,6 @@ std::span<const CpuTable> cpu_tables() {
   return kTables;
 }
 
+std::span<const CpuInt8Table> cpu_int8_tables() { return {}; }
+
 }  // namespace atelier

@@ -27,4 +27,13 @@ constexpr CpuTable kTables[] = {
 
 std::span<const CpuTable> cpu_tables() { return kTables; }
 
+std::span<const CpuInt8Table> cpu_int8_tables() {
+  static constexpr CpuInt8Table kInt8Tables[] = {
+      {&kAvxVnniKernels, CpuIsa::avx2, &CpuFeatures::avx_vnni},
+      {&kAvx512VnniKernels, CpuIsa::avx512, &CpuFeatures::avx512_vnni},
+      {&kAmxInt8Kernels, CpuIsa::amx, &CpuFeatures::amx_int8},
+  };
+  return kInt8Tables;
+}
+
 }  // namespace atelier

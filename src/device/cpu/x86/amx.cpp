@@ -1,8 +1,10 @@
-// Kernels for processors with AMX: products on tiles, fp32 attention and the rest on AVX-512.
+// Kernels for processors with AMX: products on tiles, fp32 attention and the rest on AVX-512; and
+// linear layers as 8-bit integers for those whose tiles multiply these.
 #include "device/cpu/portable/portable.h"
 #include "device/cpu/x86/amx/attention.h"
 #include "device/cpu/x86/amx/conv.h"
 #include "device/cpu/x86/amx/linear.h"
+#include "device/cpu/x86/amx/linear_int8.h"
 #include "device/cpu/x86/simd/attention.h"
 #include "device/cpu/x86/simd/elementwise.h"
 #include "device/cpu/x86/simd/linear_rows.h"
@@ -57,6 +59,14 @@ const CpuKernels kAmxKernels{
     .activate = activate,
     .upsample2 = upsample2,
     .interleave_phases = interleave_phases,
+};
+
+const CpuInt8Kernels kAmxInt8Kernels{
+    .name = "amx_int8",
+    .supported = tiled::int8_supported,
+    .weight_bytes = tiled::int8_weight_bytes,
+    .pack = tiled::pack_int8,
+    .linear = tiled::linear_int8,
 };
 
 }  // namespace atelier

@@ -3,10 +3,11 @@
 // applied to the fp32 sums of one block while the tiles work on the next.
 //
 // A number of fp32 is taken as the sum of three bf16, which hold its 24 bits, and a product as the
-// six products of such parts that are not below fp32's own rounding.
+// six products of such parts that are not below fp32's own rounding. `Quantised` numbers lie in the
+// tiles as 8-bit integers; their int32 sums are scaled where they are finished.
 //
 // Shapes: K depth in steps of 32. Packed weights [panel][K / 32][part][2] tiles of
-// [16 pairs][16][2].
+// [16 pairs][16][2]; those of 8-bit integers [panel][K / 64][2] tiles of [16 fours][16][4].
 #pragma once
 
 #include "device/cpu/linear.h"
@@ -25,18 +26,25 @@ constexpr int64_t kSumBytes = int64_t{kBlockRows} * kPanelColumns * 4;
 constexpr int64_t kChunkBytes = 80 << 10;  // of a panel, after which sums are put aside
 constexpr int64_t kGroupBytes = 1 << 20;  // of sums that wait for the next chunk
 
-/// Parts of a number, and which of them are multiplied: with one part that is all.
-template <class T>
-constexpr int kParts = sizeof(T) == 4 ? 3 : 1;
-template <class T>
-constexpr int kProducts = sizeof(T) == 4 ? 6 : 1;
+/// Parts of a number N, and which of them are multiplied: with one part that is all.
+template <class N>
+constexpr int kParts = 1;
+template <>
+constexpr int kParts<float> = 3;
+template <class N>
+constexpr int kProducts = 1;
+template <>
+constexpr int kProducts<float> = 6;
+/// Numbers of one step of depth.
+template <class N>
+constexpr int64_t kStepDepth = kQuantised<N> ? kTileRowBytes : kTileWidth;
 struct PartPair {
   int8_t a, b;
 };
 constexpr PartPair kPartPairs[6] = {{0, 0}, {1, 0}, {2, 0}, {0, 1}, {1, 1}, {0, 2}};
 /// Bytes of a panel's tiles for one step of depth.
-template <class T>
-constexpr int64_t kStepBytes = 2 * kTileBytes * kParts<T>;
+template <class N>
+constexpr int64_t kStepBytes = 2 * kTileBytes * kParts<N>;
 
 /// 32 rows of A and where their results go.
 struct RowBlock {
@@ -44,6 +52,7 @@ struct RowBlock {
   int64_t a_half;  // bytes from row 0 to row 16
   const float* bias;  // of the columns, or nullptr
   int64_t out[kBlockRows];  // elements from the output's start; negative where a row is padding
+  float scales[kBlockRows];  // of the rows, where they are quantised
 };
 
 /// What is done with the sums.
@@ -52,6 +61,7 @@ struct Output {
   T* y;
   int64_t columns;  // per row of y
   bool accumulate;
+  const float* scales = nullptr;  // of the outputs, where they are quantised
 };
 
 /// The depth of a product: where the tiles of each product lie in a row of A and in a panel.
@@ -63,17 +73,17 @@ struct Depth {
 };
 
 /// The arrays of a Depth.
-template <class T>
+template <class N>
 class DepthSteps {
  public:
-  static constexpr int64_t kBytes = kProducts<T> * 2 * int64_t{sizeof(int64_t)};  // per step
+  static constexpr int64_t kBytes = kProducts<N> * 2 * int64_t{sizeof(int64_t)};  // per step
   DepthSteps(void* memory, int64_t steps)
-      : steps_(steps), a_(static_cast<int64_t*>(memory)), b_(a_ + steps * kProducts<T>) {}
+      : steps_(steps), a_(static_cast<int64_t*>(memory)), b_(a_ + steps * kProducts<N>) {}
   /// Step `step` of a row begins at `at`, its parts `part_bytes` apart.
   void set(int64_t step, int64_t at, int64_t part_bytes) {
-    for (int64_t i = 0; i < kProducts<T>; ++i) {
-      a_[step * kProducts<T> + i] = at + kPartPairs[i].a * part_bytes;
-      b_[step * kProducts<T> + i] = step * kStepBytes<T> + kPartPairs[i].b * 2 * kTileBytes;
+    for (int64_t i = 0; i < kProducts<N>; ++i) {
+      a_[step * kProducts<N> + i] = at + kPartPairs[i].a * part_bytes;
+      b_[step * kProducts<N> + i] = step * kStepBytes<N> + kPartPairs[i].b * 2 * kTileBytes;
     }
   }
   Depth depth(int64_t a_stride) const { return {a_stride, steps_, a_, b_}; }
@@ -92,25 +102,27 @@ ATELIER_INLINE __m512 finished(__m512 x) {
   return x;
 }
 
-/// The last steps of one block and panel: bias, activation, residual, rounding.
-template <CpuEpilogue epilogue, class T>
+/// The last steps of one block and panel: scales, bias, activation, residual, rounding.
+template <CpuEpilogue epilogue, class N>
 class Finish {
  public:
+  using T = Stored<N>;
   static constexpr bool kGated = epilogue == CpuEpilogue::geglu;
   static constexpr int64_t kWidth = kGated ? 16 : 32;
 
   ATELIER_INLINE_MEMBER Finish(const RowBlock& block, const Output<T>& output, int64_t panel,
                                const char* sums)
-      : out_(block.out), sums_(sums), accumulate_(output.accumulate) {
+      : out_(block.out),
+        row_scales_(block.scales),
+        sums_(sums),
+        accumulate_(output.accumulate) {
     const int64_t column = panel * kWidth, left = output.columns - column;
     y_ = output.y + column;
     lanes_[0] = first_lanes(left);
     lanes_[1] = first_lanes(max64(0, left - 16));
     bias_[0] = bias_[1] = _mm512_setzero_ps();
-    if (block.bias == nullptr) return;
-    bias_[0] = load(block.bias + column, lanes_[0]);
-    bias_[1] = kGated ? load(block.bias + output.columns + column, lanes_[0])
-                      : load(block.bias + column + 16, lanes_[1]);
+    if constexpr (kQuantised<N>) load_columns(output.scales, column, output.columns, scales_);
+    if (block.bias != nullptr) load_columns(block.bias, column, output.columns, bias_);
   }
 
   ATELIER_INLINE_MEMBER void write(int64_t begin, int64_t end) const {
@@ -118,8 +130,7 @@ class Finish {
       if (out_[row] < 0) continue;
       const char* at = sums_ + row / 16 * 2 * kTileBytes + row % 16 * 64;
       T* y = y_ + out_[row];
-      __m512 a = _mm512_add_ps(_mm512_load_ps(at), bias_[0]);
-      __m512 b = _mm512_add_ps(_mm512_load_ps(at + kTileBytes), bias_[1]);
+      __m512 a = biased(at, row, 0), b = biased(at + kTileBytes, row, 1);
       if constexpr (kGated) {
         a = _mm512_mul_ps(a, gelu<kPrecision<T>>(b));
         if (accumulate_) a = _mm512_add_ps(a, load(y, lanes_[0]));
@@ -143,24 +154,39 @@ class Finish {
   }
 
  private:
+  /// What `of` has for the columns of both tiles.
+  ATELIER_INLINE_MEMBER void load_columns(const float* of, int64_t column, int64_t columns,
+                                          __m512 (&both)[2]) const {
+    both[0] = load(of + column, lanes_[0]);
+    both[1] = kGated ? load(of + columns + column, lanes_[0]) : load(of + column + 16, lanes_[1]);
+  }
+  ATELIER_INLINE_MEMBER __m512 biased(const char* sums, int64_t row, int tile) const {
+    if constexpr (kQuantised<N>) {
+      const __m512 whole = _mm512_cvtepi32_ps(_mm512_load_si512(sums));
+      return fma(mul(whole, splat(row_scales_[row])), scales_[tile], bias_[tile]);
+    }
+    return add(_mm512_load_ps(sums), bias_[tile]);
+  }
+
   const int64_t* out_;
+  const float* row_scales_;
   const char* sums_;
   T* y_;
-  __m512 bias_[2];
+  __m512 bias_[2], scales_[2];
   __mmask16 lanes_[2];
   bool accumulate_;
 };
 
 /// Multiplies blocks of rows with panels one after another. The sums of a product are written while
 /// the tiles work on the next, so its RowBlock must outlive that.
-template <CpuEpilogue epilogue, class T>
+template <CpuEpilogue epilogue, class N>
 class PanelProducts {
  public:
-  PanelProducts(const Depth& depth, const char* packed, const Output<T>& output)
+  PanelProducts(const Depth& depth, const char* packed, const Output<Stored<N>>& output)
       : depth_(depth), packed_(packed), output_(output) {}
 
   int64_t steps() const { return depth_.steps; }
-  const char* panel(int64_t panel) const { return packed_ + panel * depth_.steps * kStepBytes<T>; }
+  const char* panel(int64_t panel) const { return packed_ + panel * depth_.steps * kStepBytes<N>; }
 
   /// Steps [begin, end) of one product; the last ones complete it. Between the first and the last,
   /// `sums` (kSumBytes) keeps what there is. `fetch` to `fetch_end` is brought into the second
@@ -171,10 +197,10 @@ class PanelProducts {
     const TileProduct product{.a = block.a,
                               .a_half = block.a_half,
                               .a_stride = depth_.a_stride,
-                              .a_steps = depth_.a + begin * kProducts<T>,
+                              .a_steps = depth_.a + begin * kProducts<N>,
                               .b = panel(panel_index),
-                              .b_steps = depth_.b + begin * kProducts<T>,
-                              .steps = (end - begin) * kProducts<T>,
+                              .b_steps = depth_.b + begin * kProducts<N>,
+                              .steps = (end - begin) * kProducts<N>,
                               .sums = sums,
                               .add = begin > 0};
     const Waiting ready = waiting_;
@@ -188,7 +214,7 @@ class PanelProducts {
       waiting_ = {end == depth_.steps ? &block : nullptr, panel_index, sums};
       return;
     }
-    const Finish<epilogue, T> finish(*ready.block, output_, ready.panel, ready.sums);
+    const Finish<epilogue, N> finish(*ready.block, output_, ready.panel, ready.sums);
     int64_t row = 0;
     pipeline_.run(product, [&](int64_t share) {
       for (int64_t n = lines; n > 0 && fetch < fetch_end; --n, fetch += 64) {
@@ -203,7 +229,7 @@ class PanelProducts {
   void finish() {
     pipeline_.finish();
     if (waiting_.block != nullptr) {
-      Finish<epilogue, T>(*waiting_.block, output_, waiting_.panel, waiting_.sums)
+      Finish<epilogue, N>(*waiting_.block, output_, waiting_.panel, waiting_.sums)
           .write(0, kBlockRows);
     }
     waiting_.block = nullptr;
@@ -218,44 +244,44 @@ class PanelProducts {
 
   Depth depth_;
   const char* packed_;
-  Output<T> output_;
-  TilePipeline pipeline_;
+  Output<Stored<N>> output_;
+  TilePipeline<kQuantised<N>> pipeline_;
   Waiting waiting_;
 };
 
 /// How panels are walked: depth is cut into chunks, and a group of panels takes a chunk before any
 /// takes the next, so that of deep fp32 rows, three times as large as bf16, only a chunk needs to
 /// be in the second cache.
-template <class T>
+template <class N>
 struct PanelWalk {
   int64_t chunks, group;
   PanelWalk(int64_t steps, int64_t count)
-      : chunks(divide_up(steps * kStepBytes<T>, kChunkBytes)),
-        group(chunks == 1 || kParts<T> == 1 ? 1 : max64(1, kGroupBytes / (count * kSumBytes))) {}
+      : chunks(divide_up(steps * kStepBytes<N>, kChunkBytes)),
+        group(chunks == 1 || kParts<N> == 1 ? 1 : max64(1, kGroupBytes / (count * kSumBytes))) {}
   /// Enough for `most` blocks or fewer.
   int64_t sum_bytes(int64_t most) const {
     if (chunks == 1) return kSumBytes;
-    return max64(most * kSumBytes, kParts<T> == 1 ? 0 : kGroupBytes);
+    return max64(most * kSumBytes, kParts<N> == 1 ? 0 : kGroupBytes);
   }
 };
 
 /// Panels [first, last) for `count` blocks of rows. `sums` has room for PanelWalk::sum_bytes().
-template <CpuEpilogue epilogue, class T>
-void multiply_panels(PanelProducts<epilogue, T>& products, const RowBlock* blocks, int64_t count,
+template <CpuEpilogue epilogue, class N>
+void multiply_panels(PanelProducts<epilogue, N>& products, const RowBlock* blocks, int64_t count,
                      int64_t first, int64_t last, char* sums) {
   const int64_t steps = products.steps();
-  const PanelWalk<T> walk(steps, count);
+  const PanelWalk<N> walk(steps, count);
   for (int64_t from = first; from < last; from += walk.group) {
     const int64_t to = min64(from + walk.group, last);
     for (int64_t chunk = 0; chunk < walk.chunks; ++chunk) {
       const int64_t begin = steps * chunk / walk.chunks, end = steps * (chunk + 1) / walk.chunks;
       for (int64_t panel = from; panel < to; ++panel) {
         // What comes next, about as long as what is at hand.
-        const char* next = panel + 1 < to ? products.panel(panel + 1) + begin * kStepBytes<T>
-                           : chunk + 1 < walk.chunks ? products.panel(from) + end * kStepBytes<T>
+        const char* next = panel + 1 < to ? products.panel(panel + 1) + begin * kStepBytes<N>
+                           : chunk + 1 < walk.chunks ? products.panel(from) + end * kStepBytes<N>
                                                      : products.panel(to);
         const bool more = panel + 1 < last || chunk + 1 < walk.chunks;
-        const int64_t lines = more ? (end - begin) * kStepBytes<T> / 64 : 0;
+        const int64_t lines = more ? (end - begin) * kStepBytes<N> / 64 : 0;
         for (int64_t i = 0; i < count; ++i) {
           const int64_t place = walk.chunks > 1 ? (panel - from) * count + i : 0;
           products.run(blocks[i], panel, begin, end, sums + place * kSumBytes,

@@ -1,4 +1,4 @@
-// Linear layers on AMX tiles, bf16 or fp32 (gemm.h).
+// Linear layers on AMX tiles, bf16 or fp32, or as 8-bit integers (gemm.h).
 //
 // Shallow layers walk along the rows, so that neighbouring columns of y are written one after
 // another, with a group of panels in the second cache. Deep layers keep many blocks of rows there
@@ -6,6 +6,7 @@
 #pragma once
 
 #include "device/cpu/x86/amx/gemm.h"
+#include "device/cpu/x86/simd/quantise.h"
 
 namespace atelier {
 namespace {
@@ -27,10 +28,10 @@ struct LinearShape {
   int64_t outputs, steps, panels, columns;
   InputRange main, tail;
   bool gated;
-  explicit LinearShape(const CpuLinear& layer)
+  explicit LinearShape(const CpuLinear& layer, int64_t step_depth = kTileWidth)
       : outputs(layer.outputs),
-        steps(divide_up(layer.inputs, kTileWidth) + divide_up(layer.tail, kTileWidth)),
-        main{layer.inputs, 0, divide_up(layer.inputs, kTileWidth)},
+        steps(divide_up(layer.inputs, step_depth) + divide_up(layer.tail, step_depth)),
+        main{layer.inputs, 0, divide_up(layer.inputs, step_depth)},
         tail{layer.tail, main.steps, steps - main.steps},
         gated(layer.epilogue == CpuEpilogue::geglu) {
     columns = gated ? outputs / 2 : outputs;
@@ -103,15 +104,37 @@ void copy_rows(const CpuLinearRun& run, const LinearShape& shape, int64_t first,
              present, to);
 }
 
-/// The cut of a layer into tasks: blocks of rows, and ranges of panels where rows are few.
+/// The same of rows as 8-bit integers, whose scales go to `scales`.
 template <class T>
+void quantise_rows(const CpuLinearRun& run, const LinearShape& shape, int64_t first, char* to,
+                   float* scales) {
+  const int64_t present = min64(kBlockRows, run.rows - first);
+  const T* x = static_cast<const T*>(run.x) + first * run.x_stride;
+  for (int64_t row = 0; row < kBlockRows; ++row, x += run.x_stride) {
+    char* const at = to + row / 16 * kTileBytes + row % 16 * kTileRowBytes;
+    const auto place = [&](int64_t step) { return at + step * kStepBytes<Quantised<T>>; };
+    scales[row] = 0;
+    if (row < present) {
+      scales[row] = quantise_row(x, shape.main.inputs, 0, [&](int64_t step, Words bytes) {
+        _mm512_store_si512(place(step), bytes);
+      });
+      continue;
+    }
+    for (int64_t step = 0; step < shape.steps; ++step) {
+      _mm512_store_si512(place(step), _mm512_setzero_si512());
+    }
+  }
+}
+
+/// The cut of a layer into tasks: blocks of rows, and ranges of panels where rows are few.
+template <class N>
 struct LinearTasks {
   int64_t row_blocks, blocks_per_task, row_tasks, panel_tasks;
   LinearTasks(const LinearShape& shape, int64_t rows, int threads) {
     constexpr int64_t kTasksPerThread = 2;
     row_blocks = divide_up(rows, kBlockRows);
-    if constexpr (kParts<T> == 1) {
-      const int64_t fitting = kRowBytes / (shape.steps * kStepBytes<T>);
+    if constexpr (kParts<N> == 1) {
+      const int64_t fitting = kRowBytes / (shape.steps * kStepBytes<N>);
       row_tasks = divide_up(row_blocks, max64(2, min64(kMostBlocks, fitting)));
     } else {
       // Splitting rows costs too much to do it once for each range of panels, unless they are few.
@@ -120,24 +143,28 @@ struct LinearTasks {
     }
     blocks_per_task = divide_up(row_blocks, row_tasks);
     row_tasks = divide_up(row_blocks, blocks_per_task);
-    panel_tasks = threads == 1 || (kParts<T> > 1 && row_tasks >= threads)
+    panel_tasks = threads == 1 || (kParts<N> > 1 && row_tasks >= threads)
                       ? 1
                       : divide_up(threads * kTasksPerThread, row_tasks);
     panel_tasks = min64(panel_tasks, shape.panels);
   }
 };
 
-template <class T>
+template <class N>
 int64_t block_bytes(const LinearShape& shape) {
-  return shape.steps * kStepBytes<T>;
+  return shape.steps * kStepBytes<N>;
 }
 
 /// Sets up block `index` of the rows in `memory`, block_bytes() long.
-template <class T>
+template <class N>
 void prepare_block(const LinearShape& shape, const CpuLinearRun& run, int64_t index, char* memory,
                    RowBlock& block) {
   const int64_t first = index * kBlockRows;
-  copy_rows<T>(run, shape, first, memory);
+  if constexpr (kQuantised<N>) {
+    quantise_rows<Stored<N>>(run, shape, first, memory, block.scales);
+  } else {
+    copy_rows<N>(run, shape, first, memory);
+  }
   block.a = memory;
   block.a_half = kTileBytes;
   block.bias = run.bias;
@@ -147,17 +174,17 @@ void prepare_block(const LinearShape& shape, const CpuLinearRun& run, int64_t in
 }
 
 /// Row blocks [begin, end) and panels [first, last) of a shallow layer.
-template <CpuEpilogue epilogue, class T>
+template <CpuEpilogue epilogue, class N>
 void run_along_rows(const LinearShape& shape, const CpuLinearRun& run,
-                    PanelProducts<epilogue, T>& products, int64_t begin, int64_t end, int64_t first,
+                    PanelProducts<epilogue, N>& products, int64_t begin, int64_t end, int64_t first,
                     int64_t last, char* memory, char* sums) {
-  const int64_t group = max64(1, kPanelBytes / block_bytes<T>(shape));
+  const int64_t group = max64(1, kPanelBytes / block_bytes<N>(shape));
   RowBlock blocks[2];  // taken in turns: the one before may still be written from
   int64_t turn = 0;
   for (int64_t from = first; from < last; from += group) {
     const int64_t to = min64(from + group, last);
     for (int64_t i = begin; i < end; ++i, turn ^= 1) {
-      prepare_block<T>(shape, run, i, memory + turn * block_bytes<T>(shape), blocks[turn]);
+      prepare_block<N>(shape, run, i, memory + turn * block_bytes<N>(shape), blocks[turn]);
       for (int64_t panel = from; panel < to; ++panel) {
         products.run(blocks[turn], panel, 0, shape.steps, sums, nullptr, nullptr);
       }
@@ -166,55 +193,68 @@ void run_along_rows(const LinearShape& shape, const CpuLinearRun& run,
   products.finish();
 }
 
+template <class N>
+int64_t panels_bytes(const LinearShape& shape) {
+  return shape.panels * shape.steps * kStepBytes<N>;
+}
+
+/// The scales of quantised outputs, which follow the panels; otherwise nullptr.
+template <class N>
+const float* scales_of(const LinearShape& shape, const void* packed) {
+  if constexpr (!kQuantised<N>) return nullptr;
+  return reinterpret_cast<const float*>(static_cast<const char*>(packed) + panels_bytes<N>(shape));
+}
+
 /// Working memory of one task: copied rows, sums, and the depth's steps.
-template <class T>
+template <class N>
 struct LinearMemory {
   int64_t copies, sums, steps;  // bytes of each part
-  LinearMemory(const LinearShape& shape, const LinearTasks<T>& tasks)
-      : copies(max64(2, tasks.blocks_per_task) * block_bytes<T>(shape)),
-        sums(PanelWalk<T>(shape.steps, tasks.blocks_per_task).sum_bytes(tasks.blocks_per_task)),
-        steps(shape.steps * DepthSteps<T>::kBytes) {}
+  LinearMemory(const LinearShape& shape, const LinearTasks<N>& tasks)
+      : copies(max64(2, tasks.blocks_per_task) * block_bytes<N>(shape)),
+        sums(PanelWalk<N>(shape.steps, tasks.blocks_per_task).sum_bytes(tasks.blocks_per_task)),
+        steps(shape.steps * DepthSteps<N>::kBytes) {}
   int64_t bytes() const { return copies + sums + steps; }
 };
 
-template <CpuEpilogue epilogue, class T>
-void run_linear_task(const LinearShape& shape, const LinearTasks<T>& tasks, const CpuLinearRun& run,
+template <CpuEpilogue epilogue, class N>
+void run_linear_task(const LinearShape& shape, const LinearTasks<N>& tasks, const CpuLinearRun& run,
                      int64_t task, char* memory) {
   const int64_t first_block = task / tasks.panel_tasks * tasks.blocks_per_task;
   const int64_t count = min64(tasks.blocks_per_task, tasks.row_blocks - first_block);
   const int64_t part = task % tasks.panel_tasks;
   const int64_t first = shape.panels * part / tasks.panel_tasks;
   const int64_t last = shape.panels * (part + 1) / tasks.panel_tasks;
-  const LinearMemory<T> parts(shape, tasks);
+  const LinearMemory<N> parts(shape, tasks);
   char* sums = memory + parts.copies;
-  DepthSteps<T> depth(sums + parts.sums, shape.steps);
+  DepthSteps<N> depth(sums + parts.sums, shape.steps);
   for (int64_t step = 0; step < shape.steps; ++step) {
-    depth.set(step, step * kStepBytes<T>, 2 * kTileBytes);
+    depth.set(step, step * kStepBytes<N>, 2 * kTileBytes);
   }
-  PanelProducts<epilogue, T> products(depth.depth(kTileWidth * 2),
+  PanelProducts<epilogue, N> products(depth.depth(kTileWidth * 2),
                                       static_cast<const char*>(run.packed),
-                                      {static_cast<T*>(run.y), shape.columns, run.accumulate});
-  if (kParts<T> == 1 && shape.steps <= kShallow) {
+                                      {static_cast<Stored<N>*>(run.y), shape.columns, run.accumulate,
+                                       scales_of<N>(shape, run.packed)});
+  if (kParts<N> == 1 && shape.steps <= kShallow) {
     return run_along_rows(shape, run, products, first_block, first_block + count, first, last,
                           memory, sums);
   }
   RowBlock blocks[kMostBlocks];
   for (int64_t i = 0; i < count; ++i) {
-    prepare_block<T>(shape, run, first_block + i, memory + i * block_bytes<T>(shape), blocks[i]);
+    prepare_block<N>(shape, run, first_block + i, memory + i * block_bytes<N>(shape), blocks[i]);
   }
   multiply_panels(products, blocks, count, first, last, sums);
 }
 
-template <CpuEpilogue epilogue, class T>
+template <CpuEpilogue epilogue, class N>
 void run_linear_as(const CpuLinear& layer, const CpuLinearRun& run, const Parallel& parallel) {
-  const LinearShape shape(layer);
-  const LinearTasks<T> tasks(shape, run.rows, parallel.threads());
-  const LinearMemory<T> parts(shape, tasks);
+  const LinearShape shape(layer, kStepDepth<N>);
+  const LinearTasks<N> tasks(shape, run.rows, parallel.threads());
+  const LinearMemory<N> parts(shape, tasks);
   parallel_for(parallel, tasks.row_tasks * tasks.panel_tasks, [&](int64_t begin, int64_t end) {
     const TileScope tiles;
     const Scratch memory(parts.bytes());
     for (int64_t i = begin; i < end; ++i) {
-      run_linear_task<epilogue, T>(shape, tasks, run, i, static_cast<char*>(memory.data()));
+      run_linear_task<epilogue, N>(shape, tasks, run, i, static_cast<char*>(memory.data()));
     }
   });
 }
@@ -239,7 +279,7 @@ bool linear_supported(const CpuLinear& layer) {
 int64_t linear_weight_bytes(const CpuLinear& layer) {
   const LinearShape shape(layer);
   return with_type(layer.type, [&](auto number) {
-    return shape.panels * shape.steps * kStepBytes<decltype(number)>;
+    return panels_bytes<decltype(number)>(shape);
   });
 }
 void pack_range(const CpuLinear& layer, const LinearShape& shape, const InputRange& range,
@@ -262,26 +302,30 @@ void pack_linear_tail(const CpuLinear& layer, const CpuWeights& weights, void* p
   const LinearShape shape(layer);
   pack_range(layer, shape, shape.tail, weights, packed, parallel);
 }
-template <CpuEpilogue epilogue>
-void run_linear(const CpuLinear& layer, const CpuLinearRun& run, const Parallel& parallel) {
-  with_type(layer.type,
-            [&](auto number) { run_linear_as<epilogue, decltype(number)>(layer, run, parallel); });
+/// Calls body with the epilogue as a constant.
+template <class F>
+void with_constant(CpuEpilogue epilogue, const F& body) {
+  switch (epilogue) {
+    case CpuEpilogue::plain:
+      return body.template operator()<CpuEpilogue::plain>();
+    case CpuEpilogue::gelu:
+      return body.template operator()<CpuEpilogue::gelu>();
+    case CpuEpilogue::gelu_tanh:
+      return body.template operator()<CpuEpilogue::gelu_tanh>();
+    case CpuEpilogue::quick_gelu:
+      return body.template operator()<CpuEpilogue::quick_gelu>();
+    case CpuEpilogue::silu:
+      return body.template operator()<CpuEpilogue::silu>();
+    case CpuEpilogue::geglu:
+      return body.template operator()<CpuEpilogue::geglu>();
+  }
 }
 void linear(const CpuLinear& layer, const CpuLinearRun& run, const Parallel& parallel) {
-  switch (layer.epilogue) {
-    case CpuEpilogue::plain:
-      return run_linear<CpuEpilogue::plain>(layer, run, parallel);
-    case CpuEpilogue::gelu:
-      return run_linear<CpuEpilogue::gelu>(layer, run, parallel);
-    case CpuEpilogue::gelu_tanh:
-      return run_linear<CpuEpilogue::gelu_tanh>(layer, run, parallel);
-    case CpuEpilogue::quick_gelu:
-      return run_linear<CpuEpilogue::quick_gelu>(layer, run, parallel);
-    case CpuEpilogue::silu:
-      return run_linear<CpuEpilogue::silu>(layer, run, parallel);
-    case CpuEpilogue::geglu:
-      return run_linear<CpuEpilogue::geglu>(layer, run, parallel);
-  }
+  with_constant(layer.epilogue, [&]<CpuEpilogue epilogue>() {
+    with_type(layer.type, [&](auto number) {
+      run_linear_as<epilogue, decltype(number)>(layer, run, parallel);
+    });
+  });
 }
 
 }  // namespace tiled

@@ -10,6 +10,7 @@ namespace {
 constexpr int kTileRows16 = 16;
 constexpr int64_t kTileBytes = 1024;
 constexpr int64_t kTileWidth = 32;  // bf16 numbers in a row: the depth of one tile product
+constexpr int64_t kTileRowBytes = 64;  // the same of 8-bit integers
 
 /// Configures this thread's tiles for the scope and releases them at its end.
 class TileScope {
@@ -52,6 +53,12 @@ ATELIER_INLINE void tile_multiply() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(sum), "i"(a), "i"(b));
 }
 
+/// sum [16 rows][16] int32 += a [16 rows][64] int8 times b [16 fours][16][4] int8
+template <int sum, int a, int b>
+ATELIER_INLINE void tile_multiply_bytes() {
+  asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(sum), "i"(a), "i"(b));
+}
+
 /// A product of 32 rows of A with 32 columns of B over `steps` tiles of depth.
 struct TileProduct {
   const char* a;  // row 0; rows 16 to 31 lie a_half bytes further
@@ -60,7 +67,7 @@ struct TileProduct {
   const char* b;
   const int64_t* b_steps;  // where the two tiles of each step lie, in bytes from `b`
   int64_t steps;
-  char* sums;  // [2 halves of rows][2 tiles][16][16] fp32
+  char* sums;  // [2 halves of rows][2 tiles][16][16] fp32 or int32
   bool add;  // to what `sums` holds
 };
 
@@ -68,7 +75,8 @@ struct TileProduct {
 /// its last product would stop the multiplier until that is through. Therefore the upper half of
 /// each product ends two steps early and is stored after the last products of the lower half, which
 /// itself is stored after the first of the next product. Nothing else may touch tiles between run()
-/// and finish().
+/// and finish(). With `bytes`, numbers are 8-bit integers and sums int32.
+template <bool bytes>
 class TilePipeline {
  public:
   /// `between(share)` is called while products are under way, after the sums of the product before
@@ -109,6 +117,14 @@ class TilePipeline {
  private:
   static constexpr int64_t kEdge = 2;  // steps in which the halves are out of step
 
+  template <int sum, int a, int b>
+  ATELIER_INLINE_MEMBER static void multiply_tiles() {
+    if constexpr (bytes) {
+      tile_multiply_bytes<sum, a, b>();
+    } else {
+      tile_multiply<sum, a, b>();
+    }
+  }
   template <int half>
   ATELIER_INLINE_MEMBER static void begin_half(const TileProduct& p) {
     if (p.add) {
@@ -125,11 +141,11 @@ class TilePipeline {
     tile_load<6>(b, 64);
     tile_load<7>(b + kTileBytes, 64);
     tile_load<4>(a, p.a_stride);
-    tile_multiply<0, 4, 6>();
-    tile_multiply<1, 4, 7>();
+    multiply_tiles<0, 4, 6>();
+    multiply_tiles<1, 4, 7>();
     tile_load<5>(a + p.a_half, p.a_stride);
-    tile_multiply<2, 5, 6>();
-    tile_multiply<3, 5, 7>();
+    multiply_tiles<2, 5, 6>();
+    multiply_tiles<3, 5, 7>();
   }
   template <int half>
   ATELIER_INLINE_MEMBER static void multiply_half(const TileProduct& p, int64_t k) {
@@ -137,8 +153,8 @@ class TilePipeline {
     tile_load<4 + half>(p.a + p.a_steps[k] + half * p.a_half, p.a_stride);
     tile_load<6>(b, 64);
     tile_load<7>(b + kTileBytes, 64);
-    tile_multiply<2 * half, 4 + half, 6>();
-    tile_multiply<2 * half + 1, 4 + half, 7>();
+    multiply_tiles<2 * half, 4 + half, 6>();
+    multiply_tiles<2 * half + 1, 4 + half, 7>();
   }
   template <int half>
   ATELIER_INLINE_MEMBER static void store_half(char* sums) {

@@ -28,5 +28,25 @@ enum class Precision { bf16, fp32 };
 template <class T>
 constexpr Precision kPrecision = sizeof(T) == 2 ? Precision::bf16 : Precision::fp32;
 
+/// Stands for numbers stored as T that are multiplied as 8-bit integers under a scale for each row.
+template <class T>
+struct Quantised {};
+
+/// How the numbers of a product are stored, and whether they are multiplied as 8-bit integers.
+template <class N>
+struct Numbers {
+  using Stored = N;
+  static constexpr bool kQuantised = false;
+};
+template <class T>
+struct Numbers<Quantised<T>> {
+  using Stored = T;
+  static constexpr bool kQuantised = true;
+};
+template <class N>
+using Stored = typename Numbers<N>::Stored;
+template <class N>
+constexpr bool kQuantised = Numbers<N>::kQuantised;
+
 }  // namespace
 }  // namespace atelier

@@ -6,6 +6,7 @@
 #include "device/cpu/linear.h"
 #include "device/cpu/parallel.h"
 #include "device/cpu/x86/simd/columns.h"
+#include "device/cpu/x86/simd/epilogue.h"
 
 namespace atelier {
 namespace {
@@ -17,25 +18,6 @@ template <class A, class B>
 constexpr bool same_type = false;
 template <class A>
 constexpr bool same_type<A, A> = true;
-
-/// What a layer does to its product, gates aside.
-template <class T>
-ATELIER_INLINE Vec with_epilogue(CpuEpilogue epilogue, Vec x) {
-  switch (epilogue) {
-    case CpuEpilogue::gelu:
-      return gelu<kPrecision<T>>(x);
-    case CpuEpilogue::gelu_tanh:
-      return gelu_tanh<kPrecision<T>>(x);
-    case CpuEpilogue::quick_gelu:
-      return swish<kPrecision<T>>(x, 1.702F);
-    case CpuEpilogue::silu:
-      return swish<kPrecision<T>>(x, 1);
-    case CpuEpilogue::plain:
-    case CpuEpilogue::geglu:
-      break;
-  }
-  return x;
-}
 
 /// Weights as the layer's type has them, which packing would give them.
 template <class T, class S>
