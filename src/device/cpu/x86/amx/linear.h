@@ -232,8 +232,8 @@ void run_linear_task(const LinearShape& shape, const LinearTasks<N>& tasks, cons
   }
   PanelProducts<epilogue, N> products(depth.depth(kTileWidth * 2),
                                       static_cast<const char*>(run.packed),
-                                      {static_cast<Stored<N>*>(run.y), shape.columns, run.accumulate,
-                                       scales_of<N>(shape, run.packed)});
+                                      {static_cast<Stored<N>*>(run.y), shape.columns,
+                                       run.accumulate, scales_of<N>(shape, run.packed)});
   if (kParts<N> == 1 && shape.steps <= kShallow) {
     return run_along_rows(shape, run, products, first_block, first_block + count, first, last,
                           memory, sums);
@@ -278,9 +278,7 @@ bool linear_supported(const CpuLinear& layer) {
 }
 int64_t linear_weight_bytes(const CpuLinear& layer) {
   const LinearShape shape(layer);
-  return with_type(layer.type, [&](auto number) {
-    return panels_bytes<decltype(number)>(shape);
-  });
+  return with_type(layer.type, [&](auto number) { return panels_bytes<decltype(number)>(shape); });
 }
 void pack_range(const CpuLinear& layer, const LinearShape& shape, const InputRange& range,
                 const CpuWeights& weights, void* packed, const Parallel& parallel) {
