@@ -279,9 +279,8 @@ bool Weight::as_stored() const { return entry_->as_stored(); }
 
 bool Weight::stored_in(Encoding encoding) const {
   return std::ranges::all_of(entry_->operands(), [&](const Operand& operand) {
-    return std::ranges::all_of(operand.parts, [&](const WeightPart& part) {
-      return info_of(part).encoding == encoding;
-    });
+    return std::ranges::all_of(
+        operand.parts, [&](const WeightPart& part) { return info_of(part).encoding == encoding; });
   });
 }
 

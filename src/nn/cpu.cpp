@@ -106,11 +106,11 @@ void run_linear(CpuLinear layer, const Tensor& x, const Pin& packed, const Tenso
     tail = at::empty({count, layer.tail}, x.options());
     run_linear(down_layer(layer, layer.tail), rows, Pin(packed.down()), {}, tail, false);
   }
-  const Recorded record(
-      accumulate ? "linear+" : "linear", 2 * count * layer.inputs * layer.outputs, [&] {
-        return fmt::format("{}>{} x{}{}", layer.inputs, layer.outputs, count,
-                           layer.int8 ? " int8" : "");
-      });
+  const Recorded record(accumulate ? "linear+" : "linear", 2 * count * layer.inputs * layer.outputs,
+                        [&] {
+                          return fmt::format("{}>{} x{}{}", layer.inputs, layer.outputs, count,
+                                             layer.int8 ? " int8" : "");
+                        });
   const auto product = layer.int8 ? int8_kernels()->linear : kernels().linear;
   product(layer,
           {.rows = count,

@@ -102,8 +102,7 @@ TEST_P(Int8, ConvolutionsOfOnePixel) {
   source->put("l.bias", bias);
   const Conv2d layer(w() / "l", 64, 32, k1x1);
   EXPECT_EQ(layers(), 1);
-  const Tensor x =
-      cast(at::randn({2, 64, 5, 3})).contiguous(at::MemoryFormat::ChannelsLast);
+  const Tensor x = cast(at::randn({2, 64, 5, 3})).contiguous(at::MemoryFormat::ChannelsLast);
   const Tensor want = product(x.permute({0, 2, 3, 1}), weight) + bias;
   Tensor y = layer(x);
   EXPECT_TRUE(y.is_contiguous(at::MemoryFormat::ChannelsLast));
@@ -150,8 +149,7 @@ TEST_P(Int8, OtherEncodingsAndOtherLayersStayAsTheyWere) {
   const Tensor rows = cast(at::randn({9, 64}));
   EXPECT_TRUE(at::equal(mixed(rows), Linear(off / "l", {"q", "k"}, 64, 64, Bias::none)(rows)));
   EXPECT_TRUE(at::equal(plain(rows), Linear(off / "l" / "k", 64, 64, Bias::none)(rows)));
-  EXPECT_TRUE(
-      at::equal(vector(rows), VectorLinear(off / "l" / "q", 64, 64, Bias::none)(rows)));
+  EXPECT_TRUE(at::equal(vector(rows), VectorLinear(off / "l" / "q", 64, 64, Bias::none)(rows)));
 }
 
 INSTANTIATE_TEST_SUITE_P(Dtypes, Int8, ::testing::Values(at::kFloat, at::kBFloat16),

@@ -46,14 +46,14 @@ void require_int8() {
   std::string flags;
   for (const CpuFlag& flag : cpu_flags())
     if (features.*flag.value) flags += fmt::format(" {}", flag.name);
-  throw Error(ErrorCode::unsupported,
-              {.subject = "--int8",
-               .expected = fmt::format("a processor that multiplies 8-bit integers ({})",
-                                       cpu_int8_needs()),
-               .found = fmt::format("the instruction set {} on one with{}",
-                                    cpu_isa_name(cpu_kernels(features).isa),
-                                    flags.empty() ? " none of them" : flags),
-               .hint = "Without --int8 the file draws as well"});
+  throw Error(
+      ErrorCode::unsupported,
+      {.subject = "--int8",
+       .expected = fmt::format("a processor that multiplies 8-bit integers ({})", cpu_int8_needs()),
+       .found = fmt::format("the instruction set {} on one with{}",
+                            cpu_isa_name(cpu_kernels(features).isa),
+                            flags.empty() ? " none of them" : flags),
+       .hint = "Without --int8 the file draws as well"});
 }
 
 /// The model's area in the picture's proportions, in steps the size options allow.

@@ -112,10 +112,7 @@ class Finish {
 
   ATELIER_INLINE_MEMBER Finish(const RowBlock& block, const Output<T>& output, int64_t panel,
                                const char* sums)
-      : out_(block.out),
-        row_scales_(block.scales),
-        sums_(sums),
-        accumulate_(output.accumulate) {
+      : out_(block.out), row_scales_(block.scales), sums_(sums), accumulate_(output.accumulate) {
     const int64_t column = panel * kWidth, left = output.columns - column;
     y_ = output.y + column;
     lanes_[0] = first_lanes(left);

@@ -21,8 +21,7 @@ ATELIER_INLINE Vec to_numbers(Words integers) { return _mm512_cvtepi32_ps(intege
 
 /// Numbers 0, 2, 4, ... and 1, 3, 5, ... of both.
 ATELIER_INLINE void deinterleave(Vec& a, Vec& b) {
-  const Words even =
-      _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const Words even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
   const Vec evens = _mm512_permutex2var_ps(a, even, b);
   b = _mm512_permutex2var_ps(a, _mm512_add_epi32(even, _mm512_set1_epi32(1)), b);
   a = evens;
@@ -32,9 +31,9 @@ ATELIER_INLINE void deinterleave(Vec& a, Vec& b) {
 ATELIER_INLINE Words join_bytes(Words a, Words b, Words c, Words d) {
 #if defined(__AVX512VBMI__)
   // Byte 4 i of the first, byte 4 i of the second (64 on); in both halves of the word.
-  const Words halves = _mm512_setr_epi32(0x4000, 0x4404, 0x4808, 0x4c0c, 0x5010, 0x5414, 0x5818,
-                                         0x5c1c, 0x6020, 0x6424, 0x6828, 0x6c2c, 0x7030, 0x7434,
-                                         0x7838, 0x7c3c);
+  const Words halves =
+      _mm512_setr_epi32(0x4000, 0x4404, 0x4808, 0x4c0c, 0x5010, 0x5414, 0x5818, 0x5c1c, 0x6020,
+                        0x6424, 0x6828, 0x6c2c, 0x7030, 0x7434, 0x7838, 0x7c3c);
   const Words both = _mm512_or_si512(halves, _mm512_slli_epi32(halves, 16));
   return _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_permutex2var_epi8(a, both, b),
                                  _mm512_permutex2var_epi8(c, both, d));

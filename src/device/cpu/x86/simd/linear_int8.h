@@ -95,16 +95,16 @@ void pack_int8(const CpuLinear& layer, const CpuWeights& weights, void* packed,
     char* const panels = static_cast<char*>(packed);
     float* const scales = reinterpret_cast<float*>(panels + kernel.panels_bytes());
     int32_t* const offsets = reinterpret_cast<int32_t*>(scales + layer.outputs);
-    for_weights(weights, layer.inputs, kLanes, kernel.panels(), parallel,
-                [&](const auto& all, int64_t panel) {
-                  auto* const words =
-                      reinterpret_cast<uint32_t*>(panels + panel * kernel.panel_bytes());
-                  kernel.for_columns(all, panel, [&](const auto* rows, int64_t present,
-                                                     int64_t output, int64_t column) {
-                    pack_quantised_columns(rows, layer.inputs, present, words, column,
-                                           scales + output, offsets + output);
-                  });
-                });
+    for_weights(
+        weights, layer.inputs, kLanes, kernel.panels(), parallel,
+        [&](const auto& all, int64_t panel) {
+          auto* const words = reinterpret_cast<uint32_t*>(panels + panel * kernel.panel_bytes());
+          kernel.for_columns(
+              all, panel, [&](const auto* rows, int64_t present, int64_t output, int64_t column) {
+                pack_quantised_columns(rows, layer.inputs, present, words, column, scales + output,
+                                       offsets + output);
+              });
+        });
   });
 }
 void linear_int8(const CpuLinear& layer, const CpuLinearRun& run, const Parallel& parallel) {

@@ -1,6 +1,6 @@
 // Linear layers on register tiles: a few rows of x times kPanel packed columns, along strips of the
-// depth that keep a panel's strip in the first cache while all rows of a task pass it. Each sum runs
-// over the depth in order, whatever the rows and threads.
+// depth that keep a panel's strip in the first cache while all rows of a task pass it. Each sum
+// runs over the depth in order, whatever the rows and threads.
 //
 // Shapes: K inputs in W words (see vector.h; of 8-bit integers, four make a word). Packed weights
 // [panel][W][kPanel] words; where a word is fp32 but the layer bf16, [panel][W][kPanel] bf16. A
@@ -196,10 +196,9 @@ void LinearKernel<N>::copy_rows(const CpuLinearRun& run, int64_t first, int64_t 
   const T* x = static_cast<const T*>(run.x) + first * run.x_stride;
   if constexpr (kQuantised<N>) {
     for (int64_t row = 0; row < count; ++row, x += run.x_stride, to += words_) {
-      scales[row] =
-          quantise_row(x, main_.inputs, Products<N>::kOffset, [=](int64_t quad, Words bytes) {
-            store_words_raw(to + quad * kLanes, bytes);
-          });
+      scales[row] = quantise_row(
+          x, main_.inputs, Products<N>::kOffset,
+          [=](int64_t quad, Words bytes) { store_words_raw(to + quad * kLanes, bytes); });
     }
     return;
   }

@@ -64,9 +64,7 @@ ATELIER_INLINE float largest_magnitude(const T* row, int64_t count) {
 /// The numbers of a quad in the order of bytes.
 template <class T>
 ATELIER_INLINE void load_quad(const T* quad, Vec (&numbers)[4]) {
-  ATELIER_UNROLL for (int i = 0; i < 4; ++i) {
-    numbers[i] = load(quad + i * kLanes, all_lanes());
-  }
+  ATELIER_UNROLL for (int i = 0; i < 4; ++i) { numbers[i] = load(quad + i * kLanes, all_lanes()); }
   deinterleave(numbers[0], numbers[1]);
   deinterleave(numbers[2], numbers[3]);
 }
