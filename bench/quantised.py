@@ -44,19 +44,19 @@ def write_models(args, program):
     return paths
 
 
-def matrices(path, prefix):
-    """{name without the prefix and ".weight": shape} of a safetensors file's matrices inside blocks."""
+def matrices(path):
+    """{name without ".weight", as the model has it: shape} of a safetensors file's matrices inside blocks."""
     with open(path, "rb") as file:
         header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
     inside = lambda name: "blocks." in name and name.endswith(".weight")
-    return {name.removeprefix(prefix).removesuffix(".weight"): row["shape"] for name, row in header.items()
-            if name.startswith(prefix) and inside(name) and len(row["shape"]) == 2}
+    return {name.removeprefix("model.diffusion_model.").removesuffix(".weight"): row["shape"]
+            for name, row in header.items() if inside(name) and len(row["shape"]) == 2}
 
 
-def write_loras(path, prefix, folder, count):
+def write_loras(path, folder, count):
     """LoRAs for every matrix in a model's blocks."""
     generator, files = torch.Generator().manual_seed(1), []
-    shapes = matrices(path, prefix)
+    shapes = matrices(path)
     for i in range(count):
         tensors = {}
         for name, (outputs, inputs) in shapes.items():
@@ -138,11 +138,12 @@ def measure_encodings(rows, args, paths, folder):
                 rows.error(f"{kind} gives other bits when its weights are prepared anew")
         seconds, peaks = timed(made, inputs)
         loaded = {name: worker.loaded for name, worker in made.items()}
+        programs = {name: worker.ask(op="run", input=inputs)["program_mb"] for name, worker in made.items()}
     for name in jobs:
         if name != bounds.FLOATS:
             step_row(rows, f"{bounds.UNET} {name}", seconds, peaks, name, bounds.FLOATS)
         if name.endswith(bounds.ANEW):
-            rows.add(f"{bounds.UNET} {name}: peak memory", "MB", "less", peaks[name] - loaded[name]["before_mb"],
+            rows.add(f"{bounds.UNET} {name}: peak memory", "MB", "less", peaks[name] - programs[name],
                      loaded[name]["streaming_mb"], bounds.STREAMING, "bf16")
     if bounds.INT8 in jobs:
         rows.add(f"{bounds.UNET} {bounds.INT8}: difference from Q8_0", "relative", "less",
@@ -150,7 +151,7 @@ def measure_encodings(rows, args, paths, folder):
 
 
 def measure_loras(rows, args, paths, folder):
-    files = write_loras(paths["flux"], "model.diffusion_model.", folder, LORAS)
+    files = write_loras(paths["flux"], folder, LORAS)
     jobs = {name: {"folder": paths["flux Q4_K"]} for name in (bounds.NO_LORA, "1 LoRA", f"{LORAS} LoRAs")}
     inputs = write_inputs(folder, FLUX_INPUTS, timestep=torch.tensor([0.5]), guidance=torch.tensor([3.5]))
     with engines(args, jobs) as made:
@@ -166,7 +167,7 @@ def measure_loras(rows, args, paths, folder):
 
 
 def measure_strength(rows, args, paths, folder):
-    files = write_loras(paths["sd15"], "model.diffusion_model.", folder, 1)
+    files = write_loras(paths["sd15"], folder, 1)
     with engines(args, {"fp16": {"folder": paths["sd15"]}}) as made:
         worker = made["fp16"]
         worker.ask(op="loras", files=files, strength=1.0)

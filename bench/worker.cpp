@@ -9,15 +9,17 @@
 //   {"op":"run","input":FILE,"output":FILE}   safetensors with sample, timestep, context and for
 //       some models vector and guidance, or latent
 //   {"op":"quit"}
-// Answers {"ready":true,"before_mb":M,"streaming_mb":M,"int8_layers":N} (memory before loading;
-// what a denoiser of 512x512 pictures, batch 2, needs beside that if no weight stays prepared: the
-// stored ones, two prepared ones and activations), {"seconds":S,"peak_rss_mb":M} (the call alone;
-// the most memory this process ever had, in millions of bytes) or {"error":TEXT}.
+// Answers {"ready":true,"streaming_mb":M,"int8_layers":N} (what a denoiser of 512x512 pictures,
+// batch 2, needs beside the program if no weight stays prepared: the stored ones, two prepared ones
+// and activations), {"seconds":S,"peak_rss_mb":M,"program_mb":M} (the call alone; the most memory
+// this process ever had; what of its code and libraries is in memory; in millions of bytes) or
+// {"error":TEXT}.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 
 #include <chrono>
+#include <fstream>
 #include <iostream>
 #include <optional>
 
@@ -53,6 +55,19 @@ void write_tensor(const std::filesystem::path& path, const Tensor& tensor) {
   write_safetensors(path, std::span(&spec, 1), [&](size_t) {
     return std::as_bytes(std::span(result.const_data_ptr<float>(), size_t(result.numel())));
   });
+}
+
+/// Resident code and libraries.
+double program_megabytes() {
+  std::ifstream maps("/proc/self/smaps");
+  double kilobytes = 0;
+  bool counts = false;
+  for (std::string line; std::getline(maps, line);) {
+    const bool header = line.find("-") < line.find(" ") && line.find("kB") == line.npos;
+    if (header) counts = line.find(".so") != line.npos || line.find("bench_worker") != line.npos;
+    if (counts && line.starts_with("Rss:")) kilobytes += std::stod(line.substr(4));
+  }
+  return kilobytes * 1024e-6;
 }
 
 /// One loaded part and how it is called.
@@ -146,9 +161,8 @@ class Part {
 
 Json answer(const Json& job, std::unique_ptr<Part>& part) {
   if (job.at("op") == "load") {
-    const auto before = static_cast<double>(read_process_memory().peak.count());
     part = std::make_unique<Part>(job);
-    Json reply{{"ready", true}, {"before_mb", 1e-6 * before}, {"int8_layers", part->int8_layers()}};
+    Json reply{{"ready", true}, {"int8_layers", part->int8_layers()}};
     if (part->is_denoiser())
       reply["streaming_mb"] = 1e-6 * static_cast<double>(part->streaming_bytes().count());
     return reply;
@@ -156,7 +170,7 @@ Json answer(const Json& job, std::unique_ptr<Part>& part) {
   if (!part) throw Error(ErrorCode::invalid_argument, {.expected = "load before run"});
   const double seconds = job.at("op") == "loras" ? part->set_loras(job) : part->run(job);
   const auto peak = static_cast<double>(read_process_memory().peak.count());
-  return {{"seconds", seconds}, {"peak_rss_mb", 1e-6 * peak}};
+  return {{"seconds", seconds}, {"peak_rss_mb", 1e-6 * peak}, {"program_mb", program_megabytes()}};
 }
 
 }  // namespace

@@ -144,7 +144,7 @@ at::Tensor Operands::decoded(size_t i, at::ScalarType dtype) const {
   if (rounds_before(dtype)) return decoded(i, *rounded_).to(dtype);
   const Operand& operand = operands_[i];
   if (merges() && !patches_[i].empty()) return patched(operand, patches_[i]).to(dtype);
-  const at::Tensor view = view_of_operand(operand, dtype);
+  at::Tensor view = view_of_operand(operand, dtype);
   if (view.defined()) return view;
   at::Tensor out = at::empty(operand.shape, at::dtype(dtype));
   decode_operand(operand, out);
