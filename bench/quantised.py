@@ -122,9 +122,15 @@ def measure_encodings(rows, args, paths, folder):
     for kind in ("Q8_0", "Q4_K"):
         jobs[kind] = {"folder": paths["sd15 " + kind]}
         jobs[kind + bounds.ANEW] = {"folder": paths["sd15 " + kind], "keep": 0}
+    jobs[bounds.INT8] = {"folder": paths["sd15 Q8_0"], "int8": True}
     inputs = write_inputs(folder, SD_INPUTS, timestep=torch.tensor([501.0]))
     with engines(args, jobs) as made:
+        if not made[bounds.INT8].loaded["int8_layers"]:  # this processor has no instructions for it
+            made.pop(bounds.INT8).close()
+            del jobs[bounds.INT8]
         found = results(made, inputs, folder)
+        if bounds.INT8 in jobs and not 0 < distance(found[bounds.INT8], found["Q8_0"]) < 0.1:
+            rows.error(f"{bounds.INT8} is off by {distance(found[bounds.INT8], found['Q8_0']):.2g}")
         for kind, limit in (("Q8_0", 0.05), ("Q4_K", 0.3)):
             if not distance(found[kind], found[bounds.FLOATS]) < limit:
                 rows.error(f"{kind} is far from the floats: {distance(found[kind], found[bounds.FLOATS]):.2g}")
@@ -139,6 +145,9 @@ def measure_encodings(rows, args, paths, folder):
         if name.endswith(bounds.ANEW):
             rows.add(f"{bounds.UNET} {name}: peak memory", "MB", "less", peaks[name] - programs[name],
                      loaded[name]["streaming_mb"], bounds.STREAMING, "bf16")
+    if bounds.INT8 in jobs:
+        rows.add(f"{bounds.UNET} {bounds.INT8}: difference from Q8_0", "relative", "less",
+                 distance(found[bounds.INT8], found["Q8_0"]), None, "none", "bf16")
 
 
 def measure_loras(rows, args, paths, folder):

@@ -1,16 +1,18 @@
 // The engine as a process that answers JSON lines, so that a driver can let it take turns with
 // others.
 //
-//   {"op":"load","part":"unet"|"vae","folder":F,"dtype":"fp32"|"bf16","threads":N,"keep":BYTES}
-//       F may be any checkpoint; with "keep" at most so many bytes of weights stay prepared
+//   {"op":"load","part":"unet"|"vae","folder":F,"dtype":"fp32"|"bf16","threads":N,"keep":BYTES,
+//    "int8":true}
+//       F may be any checkpoint; with "keep" at most so many bytes of weights stay prepared, with
+//       "int8" Q8_0 matrices are multiplied as 8-bit integers
 //   {"op":"loras","files":[FILE...],"strength":S}   in place of those before; prepares what changes
 //   {"op":"run","input":FILE,"output":FILE}   safetensors with sample, timestep, context and for
 //       some models vector and guidance, or latent
 //   {"op":"quit"}
-// Answers {"ready":true,"streaming_mb":M} (what a denoiser of 512x512 pictures, batch 2, needs
-// beside the program if no weight stays prepared: the stored ones, two prepared ones and
-// activations), {"seconds":S,"peak_rss_mb":M,"program_mb":M} (the call alone; the most memory this
-// process ever had; what of its code and libraries is in memory; in millions of bytes) or
+// Answers {"ready":true,"streaming_mb":M,"int8_layers":N} (what a denoiser of 512x512 pictures,
+// batch 2, needs beside the program if no weight stays prepared: the stored ones, two prepared ones
+// and activations), {"seconds":S,"peak_rss_mb":M,"program_mb":M} (the call alone; the most memory
+// this process ever had; what of its code and libraries is in memory; in millions of bytes) or
 // {"error":TEXT}.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -31,6 +33,7 @@
 #include "formats/safetensors.h"
 #include "models/model.h"
 #include "models/vae.h"
+#include "nn/layers.h"
 #include "pipeline/loras.h"
 #include "quant/decode.h"
 
@@ -72,7 +75,10 @@ class Part {
  public:
   explicit Part(const Json& job) {
     at::set_num_threads(job.at("threads").get<int>());
-    const Compute compute{.device = {}, .dtype = parse_dtype(job.at("dtype").get<std::string>())};
+    const Compute compute{.device = {},
+                          .dtype = parse_dtype(job.at("dtype").get<std::string>()),
+                          .rounded = {},
+                          .int8 = job.value("int8", false)};
     const auto source = open_source(job.at("folder").get<std::string>());
     BindReport report;
     if (job.at("part") == "unet") {
@@ -97,6 +103,7 @@ class Part {
     const Residency::Needs needs = residency_.needs();
     return needs.stored + needs.largest + needs.largest + unet_->activation_bytes(2, 64, 64);
   }
+  int64_t int8_layers() const { return residency_.count_form(nn::kInt8Form); }
   bool is_denoiser() const { return unet_ != nullptr; }
 
   double set_loras(const Json& job) {
@@ -155,7 +162,7 @@ class Part {
 Json answer(const Json& job, std::unique_ptr<Part>& part) {
   if (job.at("op") == "load") {
     part = std::make_unique<Part>(job);
-    Json reply{{"ready", true}};
+    Json reply{{"ready", true}, {"int8_layers", part->int8_layers()}};
     if (part->is_denoiser())
       reply["streaming_mb"] = 1e-6 * static_cast<double>(part->streaming_bytes().count());
     return reply;

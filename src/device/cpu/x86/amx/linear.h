@@ -136,6 +136,10 @@ struct LinearTasks {
     if constexpr (kParts<N> == 1) {
       const int64_t fitting = kRowBytes / (shape.steps * kStepBytes<N>);
       row_tasks = divide_up(row_blocks, max64(2, min64(kMostBlocks, fitting)));
+      if constexpr (kQuantised<N>) {
+        // Rows are rounded once for each range of panels: rather cut them than the panels.
+        row_tasks = max64(row_tasks, min64(threads * kTasksPerThread, row_blocks / 2));
+      }
     } else {
       // Splitting rows costs too much to do it once for each range of panels, unless they are few.
       row_tasks = max64(divide_up(row_blocks, kSplitBlocks),
@@ -179,14 +183,19 @@ void run_along_rows(const LinearShape& shape, const CpuLinearRun& run,
                     PanelProducts<epilogue, N>& products, int64_t begin, int64_t end, int64_t first,
                     int64_t last, char* memory, char* sums) {
   const int64_t group = max64(1, kPanelBytes / block_bytes<N>(shape));
-  RowBlock blocks[2];  // taken in turns: the one before may still be written from
+  // Taken in turns, as the one before may still be written from; quantised ones are kept for all
+  // groups, as making them takes longer.
+  RowBlock blocks[kQuantised<N> ? kMostBlocks : 2];
   int64_t turn = 0;
   for (int64_t from = first; from < last; from += group) {
     const int64_t to = min64(from + group, last);
     for (int64_t i = begin; i < end; ++i, turn ^= 1) {
-      prepare_block<N>(shape, run, i, memory + turn * block_bytes<N>(shape), blocks[turn]);
+      const int64_t place = kQuantised<N> ? i - begin : turn;
+      if (from == first || !kQuantised<N>) {
+        prepare_block<N>(shape, run, i, memory + place * block_bytes<N>(shape), blocks[place]);
+      }
       for (int64_t panel = from; panel < to; ++panel) {
-        products.run(blocks[turn], panel, 0, shape.steps, sums, nullptr, nullptr);
+        products.run(blocks[place], panel, 0, shape.steps, sums, nullptr, nullptr);
       }
     }
   }
