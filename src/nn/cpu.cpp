@@ -100,12 +100,7 @@ void run_linear(CpuLinear layer, const Tensor& x, const Pin& packed, const Tenso
                 bool accumulate) {
   const Tensor rows = x.contiguous();
   const int64_t count = rows.numel() / layer.inputs;
-  Tensor tail;
-  if (packed.rank() > 0) {
-    layer.tail = packed.rank();
-    tail = at::empty({count, layer.tail}, x.options());
-    run_linear(down_layer(layer, layer.tail), rows, Pin(packed.down()), {}, tail, false);
-  }
+  layer.tail = packed.rank();
   const Recorded record(accumulate ? "linear+" : "linear", 2 * count * layer.inputs * layer.outputs,
                         [&] {
                           return fmt::format("{}>{} x{}{}", layer.inputs, layer.outputs, count,
@@ -121,8 +116,7 @@ void run_linear(CpuLinear layer, const Tensor& x, const Pin& packed, const Tenso
            .y = y.mutable_data_ptr(),
            .y_stride = y.size(-1),
            .accumulate = accumulate,
-           .tail = tail.defined() ? tail.const_data_ptr() : nullptr,
-           .tail_stride = layer.tail},
+           .down = layer.tail > 0 ? packed.down().const_data_ptr() : nullptr},
           kParallel);
 }
 

@@ -1,5 +1,5 @@
-// Arguments of the linear kernels: y = activation(x W^T + t U^T + b) [+ y], where t U^T, a tail of
-// few further inputs, carries what is added to a weight that is not to be touched.
+// Arguments of the linear kernels: y = activation(x W^T + t U^T + b) [+ y], where t = x D^T, a tail
+// of few further inputs, carries what is added to a weight that is not to be touched: U D.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,7 @@ struct CpuLinear {
   CpuType type;  // of x and y
   int64_t inputs, outputs;  // of W, so that geglu stores outputs / 2 numbers a row
   CpuEpilogue epilogue = CpuEpilogue::plain;
-  int64_t tail = 0;  // inputs of U
+  int64_t tail = 0;  // outputs of D, inputs of U
   bool int8 = false;  // multiplied by CpuInt8Kernels (device/cpu/int8.h), which know no tail
 };
 
@@ -37,8 +37,9 @@ struct CpuLinearRun {
   void* y;
   int64_t y_stride;
   bool accumulate = false;
-  const void* tail = nullptr;  // t; not read where the layer has no tail
-  int64_t tail_stride = 0;
+  /// D, packed as the weight of a plain layer from `inputs` to `tail`; t is rounded to `type`. Not
+  /// read where the layer has no tail.
+  const void* down = nullptr;
 };
 
 }  // namespace atelier

@@ -6,13 +6,23 @@ namespace {
 
 std::vector<double> twin(const Problem& p, const Data& d) {
   const CpuLinear& l = p.layer;
+  std::vector<double> tails;
+  for (int64_t row = 0; row < p.rows; ++row) {
+    for (int64_t i = 0; i < l.tail; ++i) {
+      double sum = 0;
+      for (int64_t k = 0; k < l.inputs; ++k) {
+        sum += d.x.at(row * d.x_stride + k) * d.down.at(i * l.inputs + k);
+      }
+      tails.push_back(sum);
+    }
+  }
   return finished(p, d, [&](int64_t row, int64_t output) {
     double sum = p.bias ? d.bias.at(output) : 0;
     for (int64_t k = 0; k < l.inputs; ++k) {
       sum += d.x.at(row * d.x_stride + k) * d.weights.at(output * l.inputs + k);
     }
     for (int64_t k = 0; k < l.tail; ++k) {
-      sum += d.tail.at(row * (l.tail + p.gap) + k) * d.tail_weights.at(output * l.tail + k);
+      sum += tails[static_cast<size_t>(row * l.tail + k)] * d.tail_weights.at(output * l.tail + k);
     }
     return sum;
   });
@@ -21,9 +31,12 @@ std::vector<double> twin(const Problem& p, const Data& d) {
 Array run(const CpuKernels& kernels, const Problem& p, const Data& d, const Parallel& parallel) {
   PackedBytes packed(kernels.linear_weight_bytes(p.layer));
   kernels.pack_linear(p.layer, {d.weights.type(), d.weights.data()}, packed.data(), parallel);
+  const CpuLinear first{p.layer.type, p.layer.inputs, std::max<int64_t>(p.layer.tail, 1)};
+  PackedBytes down(kernels.linear_weight_bytes(first));
   if (p.layer.tail > 0) {
     const CpuWeights tail{d.tail_weights.type(), d.tail_weights.data()};
     kernels.pack_linear_tail(p.layer, tail, packed.data(), parallel);
+    kernels.pack_linear(first, {d.down.type(), d.down.data()}, down.data(), parallel);
   }
   Array y = d.before;
   kernels.linear(p.layer,
@@ -35,8 +48,7 @@ Array run(const CpuKernels& kernels, const Problem& p, const Data& d, const Para
                   .y = y.data(),
                   .y_stride = d.y_stride,
                   .accumulate = p.accumulate,
-                  .tail = d.tail.data(),
-                  .tail_stride = p.layer.tail + p.gap},
+                  .down = down.data()},
                  parallel);
   return y;
 }
@@ -161,7 +173,9 @@ TEST_P(LinearTest, TailsOfAnyLengthAreAdded) {
   for (const CpuEpilogue epilogue : {CpuEpilogue::silu, CpuEpilogue::geglu}) {
     expect_right({{type(), 160, 96, epilogue, 40}, 70, true, true, 3});
   }
+  expect_right({{type(), 320, 640, CpuEpilogue::plain, 40}, 300});
   expect_right({{type(), 2600, 64, CpuEpilogue::plain, 64}, 300});
+  expect_right({{type(), 3400, 1100, CpuEpilogue::gelu, 65}, 70});
 }
 
 TEST_P(LinearTest, GapsBetweenRowsAreLeftAlone) {

@@ -31,7 +31,7 @@ struct Problem {
 };
 
 struct Data {
-  Array x, weights, bias, before, tail, tail_weights;
+  Array x, weights, bias, before, down, tail_weights;
   int64_t columns, x_stride, y_stride;
 };
 
@@ -43,7 +43,7 @@ inline Data make_data(const Problem& p) {
           Array::random(l.type, l.outputs * l.inputs, 2, deviation),
           Array::random(CpuType::fp32, l.outputs, 3),
           Array::random(l.type, p.rows * (columns + p.gap), 4),
-          Array::random(l.type, p.rows * (l.tail + p.gap), 5),
+          Array::random(l.type, l.tail * l.inputs, 5, deviation),
           Array::random(l.type, l.outputs * l.tail, 6, deviation),
           columns,
           l.inputs + p.gap,

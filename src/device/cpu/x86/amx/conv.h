@@ -231,7 +231,11 @@ struct ConvMemory {
     bands = shape.depth * kParts<T> * plane;
     steps = round_up(shape.steps() * DepthSteps<T>::kBytes, 64);
     blocks = round_up(most * int64_t{sizeof(RowBlock)}, 64);
-    sums = PanelWalk<T>(shape.steps(), most).sum_bytes(most);
+    sums = walk(shape, most).sum_bytes(most);
+  }
+  /// Bands of bf16 fit the second cache at any depth.
+  static PanelWalk<T> walk(const TapShape& shape, int64_t count) {
+    return {shape.steps(), count, kParts<T> > 1};
   }
   int64_t bytes() const { return bands + steps + blocks + sums; }
 };
@@ -275,7 +279,8 @@ void run_conv_task(const CpuConv& layer, const TapShape& shape, const CpuConvRun
   PanelProducts<CpuEpilogue::plain, T> products(
       depth.depth(grid.stride * kPixelBytes), packed,
       {static_cast<T*>(run.y), shape.outputs, run.accumulate});
-  multiply_panels(products, blocks, list.count(), shape.panels * part / tasks.panel_tasks,
+  multiply_panels(products, ConvMemory<T>::walk(shape, list.count()), blocks, list.count(),
+                  shape.panels * part / tasks.panel_tasks,
                   shape.panels * (part + 1) / tasks.panel_tasks, sums);
 }
 

@@ -23,7 +23,6 @@ namespace tiled {
 constexpr int kBlockRows = 32;
 constexpr int kPanelColumns = 32;
 constexpr int64_t kSumBytes = int64_t{kBlockRows} * kPanelColumns * 4;
-constexpr int64_t kChunkBytes = 80 << 10;  // of a panel, after which sums are put aside
 constexpr int64_t kGroupBytes = 1 << 20;  // of sums that wait for the next chunk
 
 /// Parts of a number N, and which of them are multiplied: with one part that is all.
@@ -45,6 +44,10 @@ constexpr PartPair kPartPairs[6] = {{0, 0}, {1, 0}, {2, 0}, {0, 1}, {1, 1}, {0, 
 /// Bytes of a panel's tiles for one step of depth.
 template <class N>
 constexpr int64_t kStepBytes = 2 * kTileBytes * kParts<N>;
+
+/// Bytes of a panel after which sums are put aside.
+template <class N>
+constexpr int64_t kChunkBytes = (kParts<N> == 1 ? 104 : 80) << 10;
 
 /// 32 rows of A and where their results go.
 struct RowBlock {
@@ -246,28 +249,32 @@ class PanelProducts {
   Waiting waiting_;
 };
 
-/// How panels are walked: depth is cut into chunks, and a group of panels takes a chunk before any
-/// takes the next, so that of deep fp32 rows, three times as large as bf16, only a chunk needs to
-/// be in the second cache.
+/// How panels are walked: depth is cut into chunks. Of rows too deep to be in the second cache as a
+/// whole, a group of panels takes a chunk before any takes the next, so that only a chunk needs to
+/// be there.
 template <class N>
 struct PanelWalk {
   int64_t chunks, group;
-  PanelWalk(int64_t steps, int64_t count)
-      : chunks(divide_up(steps * kStepBytes<N>, kChunkBytes)),
-        group(chunks == 1 || kParts<N> == 1 ? 1 : max64(1, kGroupBytes / (count * kSumBytes))) {}
+  bool deep;
+  PanelWalk(int64_t steps, int64_t count, bool rows_are_deep)
+      : chunks(divide_up(steps * kStepBytes<N>, kChunkBytes<N>)),
+        group(1),
+        deep(rows_are_deep && chunks > 1) {
+    if (deep) group = max64(1, kGroupBytes / (count * kSumBytes));
+  }
   /// Enough for `most` blocks or fewer.
   int64_t sum_bytes(int64_t most) const {
     if (chunks == 1) return kSumBytes;
-    return max64(most * kSumBytes, kParts<N> == 1 ? 0 : kGroupBytes);
+    return max64(most * kSumBytes, deep ? kGroupBytes : 0);
   }
 };
 
-/// Panels [first, last) for `count` blocks of rows. `sums` has room for PanelWalk::sum_bytes().
+/// Panels [first, last) for `count` blocks of rows. `sums` has room for what `walk` says.
 template <CpuEpilogue epilogue, class N>
-void multiply_panels(PanelProducts<epilogue, N>& products, const RowBlock* blocks, int64_t count,
-                     int64_t first, int64_t last, char* sums) {
+void multiply_panels(PanelProducts<epilogue, N>& products, const PanelWalk<N>& walk,
+                     const RowBlock* blocks, int64_t count, int64_t first, int64_t last,
+                     char* sums) {
   const int64_t steps = products.steps();
-  const PanelWalk<N> walk(steps, count);
   for (int64_t from = first; from < last; from += walk.group) {
     const int64_t to = min64(from + walk.group, last);
     for (int64_t chunk = 0; chunk < walk.chunks; ++chunk) {

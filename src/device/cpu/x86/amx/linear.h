@@ -1,85 +1,33 @@
 // Linear layers on AMX tiles, bf16 or fp32, or as 8-bit integers (gemm.h).
 //
 // Shallow layers walk along the rows, so that neighbouring columns of y are written one after
-// another, with a group of panels in the second cache. Deep layers keep many blocks of rows there
-// while the panels pass by.
+// another, with a group of panels in the second cache. Deep layers keep a chunk of many blocks of
+// rows there while the panels pass by.
 #pragma once
 
-#include "device/cpu/x86/amx/gemm.h"
+#include "device/cpu/x86/amx/linear_packing.h"
 #include "device/cpu/x86/simd/quantise.h"
 
 namespace atelier {
 namespace {
 namespace tiled {
 
-constexpr int64_t kRowBytes = 768 << 10;  // of rows per task
+constexpr int64_t kRowBytes = 832 << 10;  // of a chunk of the rows per task
 constexpr int64_t kPanelBytes = 768 << 10;  // of panels a shallow layer passes along a row
 constexpr int64_t kShallow = 24;  // steps up to which a layer is shallow
 constexpr int64_t kMostBlocks = 32;  // per task
 constexpr int64_t kSplitBlocks = 16;  // per task where rows are split into parts
 
-/// A run of inputs and the steps of depth they fill.
-struct InputRange {
-  int64_t inputs, first_step, steps;
-};
-
-/// How a layer's columns are packed: a panel of a gated layer has 16 columns and their 16 gates.
-struct LinearShape {
-  int64_t outputs, steps, panels, columns;
-  InputRange main, tail;
-  bool gated;
-  explicit LinearShape(const CpuLinear& layer, int64_t step_depth = kTileWidth)
-      : outputs(layer.outputs),
-        steps(divide_up(layer.inputs, step_depth) + divide_up(layer.tail, step_depth)),
-        main{layer.inputs, 0, divide_up(layer.inputs, step_depth)},
-        tail{layer.tail, main.steps, steps - main.steps},
-        gated(layer.epilogue == CpuEpilogue::geglu) {
-    columns = gated ? outputs / 2 : outputs;
-    panels = divide_up(columns, gated ? 16 : kPanelColumns);
-  }
-  /// The output that column `i` of tile `tile` of a panel computes, and how many from it on exist.
-  int64_t output(int64_t panel, int64_t tile) const {
-    return gated ? tile * columns + panel * 16 : panel * kPanelColumns + tile * 16;
-  }
-  int64_t present(int64_t panel, int64_t tile) const {
-    const int64_t end = gated ? (tile + 1) * columns : outputs;
-    return max64(0, min64(16, end - output(panel, tile)));
-  }
-};
-
-/// The steps of one range: weights [outputs][range.inputs].
-template <class T, class S>
-void pack_linear_panel(const LinearShape& shape, const InputRange& range,
-                       const WeightRows<S>& weights, int64_t panel, char* packed) {
-  for (int64_t tile = 0; tile < 2; ++tile) {
-    const int64_t present = shape.present(panel, tile);
-    const S* const first = weights.rows(present > 0 ? shape.output(panel, tile) : 0, present);
-    char* out = packed + (panel * shape.steps + range.first_step) * kStepBytes<T>;
-    for (int64_t step = 0; step < range.steps; ++step, out += kStepBytes<T>) {
-      __m512i rows[kParts<T>][16];
-      for (int64_t i = 0; i < 16; ++i) {
-        const int64_t left = i < present ? range.inputs - step * kTileWidth : 0;
-        const S* row = first + (i < present ? i * range.inputs : 0);
-        __m512i parts[kParts<T>];
-        split<T>(row + (left > 0 ? step * kTileWidth : 0), left, parts);
-        for (int part = 0; part < kParts<T>; ++part) rows[part][i] = parts[part];
-      }
-      for (int part = 0; part < kParts<T>; ++part) {
-        store_tile(rows[part], out + (part * 2 + tile) * kTileBytes);
-      }
-    }
-  }
-}
-
-/// Copies up to 32 rows from `first` on as tiles [step][part][2 halves][16][32]; the rest and what
-/// a row lacks to whole tiles become zero. Read where they lie, rows would be spread over as many
-/// pages, and multiplying would wait for their addresses.
+/// Copies steps [begin, end) of a range of up to 32 rows as tiles [step][part][2 halves][16][32];
+/// the rest and what a row lacks to whole tiles become zero. Read where they lie, rows would be
+/// spread over as many pages, and multiplying would wait for their addresses.
 template <class T>
-void copy_range(const InputRange& range, const T* x, int64_t stride, int64_t present, char* to) {
-  to += range.first_step * kStepBytes<T>;
+void copy_range(const InputRange& range, int64_t begin, int64_t end, const T* x, int64_t stride,
+                int64_t present, char* to) {
+  to += (range.first_step + begin) * kStepBytes<T>;
   for (int64_t row = 0; row < kBlockRows; ++row, x += stride) {
     char* at = to + row / 16 * kTileBytes + row % 16 * kTileWidth * 2;
-    for (int64_t step = 0; step < range.steps; ++step, at += kStepBytes<T>) {
+    for (int64_t step = begin; step < end; ++step, at += kStepBytes<T>) {
       const int64_t k = step * kTileWidth, left = row < present ? range.inputs - k : 0;
       __m512i parts[kParts<T>];
       if constexpr (kParts<T> == 1) {
@@ -92,16 +40,6 @@ void copy_range(const InputRange& range, const T* x, int64_t stride, int64_t pre
       }
     }
   }
-}
-
-template <class T>
-void copy_rows(const CpuLinearRun& run, const LinearShape& shape, int64_t first, char* to) {
-  const int64_t present = min64(kBlockRows, run.rows - first);
-  copy_range(shape.main, static_cast<const T*>(run.x) + first * run.x_stride, run.x_stride, present,
-             to);
-  if (shape.tail.steps == 0) return;
-  copy_range(shape.tail, static_cast<const T*>(run.tail) + first * run.tail_stride, run.tail_stride,
-             present, to);
 }
 
 /// The same of rows as 8-bit integers, whose scales go to `scales`.
@@ -126,19 +64,22 @@ void quantise_rows(const CpuLinearRun& run, const LinearShape& shape, int64_t fi
   }
 }
 
-/// The cut of a layer into tasks: blocks of rows, and ranges of panels where rows are few.
+/// The cut of a layer into tasks: blocks of rows, and ranges of panels where that makes threads
+/// end together.
 template <class N>
 struct LinearTasks {
   int64_t row_blocks, blocks_per_task, row_tasks, panel_tasks;
   LinearTasks(const LinearShape& shape, int64_t rows, int threads) {
-    constexpr int64_t kTasksPerThread = 2;
+    // The tail's inputs are computed once for each range of panels.
+    const int64_t tasks_per_thread = shape.tail.steps > 0 ? 1 : 2;
     row_blocks = divide_up(rows, kBlockRows);
     if constexpr (kParts<N> == 1) {
-      const int64_t fitting = kRowBytes / (shape.steps * kStepBytes<N>);
+      const int64_t chunk = divide_up(shape.steps, PanelWalk<N>(shape.steps, 1, true).chunks);
+      const int64_t fitting = kRowBytes / (chunk * kStepBytes<N>);
       row_tasks = divide_up(row_blocks, max64(2, min64(kMostBlocks, fitting)));
       if constexpr (kQuantised<N>) {
         // Rows are rounded once for each range of panels: rather cut them than the panels.
-        row_tasks = max64(row_tasks, min64(threads * kTasksPerThread, row_blocks / 2));
+        row_tasks = max64(row_tasks, min64(threads * tasks_per_thread, row_blocks / 2));
       }
     } else {
       // Splitting rows costs too much to do it once for each range of panels, unless they are few.
@@ -149,57 +90,30 @@ struct LinearTasks {
     row_tasks = divide_up(row_blocks, blocks_per_task);
     panel_tasks = threads == 1 || (kParts<N> > 1 && row_tasks >= threads)
                       ? 1
-                      : divide_up(threads * kTasksPerThread, row_tasks);
+                      : divide_up(threads * tasks_per_thread, row_tasks);
+    if (kParts<N> == 1 && threads > 1) even_out(shape, threads);
     panel_tasks = min64(panel_tasks, shape.panels);
+  }
+
+ private:
+  /// Looks for more ranges of panels with which the last task ends earlier, though every range
+  /// copies its rows, which takes about as long as kCopy panels, and computes their tail.
+  void even_out(const LinearShape& shape, int threads) {
+    constexpr int64_t kCopy = 3;
+    const auto time = [&](int64_t ranges) {
+      return divide_up(row_tasks * ranges, threads) *
+             (divide_up(shape.panels, ranges) + kCopy + shape.tail_panels());
+    };
+    const int64_t fewest = panel_tasks;
+    for (int64_t ranges = fewest; ranges < fewest + threads; ++ranges) {
+      if (time(ranges) < time(panel_tasks)) panel_tasks = ranges;
+    }
   }
 };
 
 template <class N>
 int64_t block_bytes(const LinearShape& shape) {
   return shape.steps * kStepBytes<N>;
-}
-
-/// Sets up block `index` of the rows in `memory`, block_bytes() long.
-template <class N>
-void prepare_block(const LinearShape& shape, const CpuLinearRun& run, int64_t index, char* memory,
-                   RowBlock& block) {
-  const int64_t first = index * kBlockRows;
-  if constexpr (kQuantised<N>) {
-    quantise_rows<Stored<N>>(run, shape, first, memory, block.scales);
-  } else {
-    copy_rows<N>(run, shape, first, memory);
-  }
-  block.a = memory;
-  block.a_half = kTileBytes;
-  block.bias = run.bias;
-  for (int64_t row = 0; row < kBlockRows; ++row) {
-    block.out[row] = first + row < run.rows ? (first + row) * run.y_stride : -1;
-  }
-}
-
-/// Row blocks [begin, end) and panels [first, last) of a shallow layer.
-template <CpuEpilogue epilogue, class N>
-void run_along_rows(const LinearShape& shape, const CpuLinearRun& run,
-                    PanelProducts<epilogue, N>& products, int64_t begin, int64_t end, int64_t first,
-                    int64_t last, char* memory, char* sums) {
-  const int64_t group = max64(1, kPanelBytes / block_bytes<N>(shape));
-  // Taken in turns, as the one before may still be written from; quantised ones are kept for all
-  // groups, as making them takes longer.
-  RowBlock blocks[kQuantised<N> ? kMostBlocks : 2];
-  int64_t turn = 0;
-  for (int64_t from = first; from < last; from += group) {
-    const int64_t to = min64(from + group, last);
-    for (int64_t i = begin; i < end; ++i, turn ^= 1) {
-      const int64_t place = kQuantised<N> ? i - begin : turn;
-      if (from == first || !kQuantised<N>) {
-        prepare_block<N>(shape, run, i, memory + place * block_bytes<N>(shape), blocks[place]);
-      }
-      for (int64_t panel = from; panel < to; ++panel) {
-        products.run(blocks[place], panel, 0, shape.steps, sums, nullptr, nullptr);
-      }
-    }
-  }
-  products.finish();
 }
 
 template <class N>
@@ -214,16 +128,137 @@ const float* scales_of(const LinearShape& shape, const void* packed) {
   return reinterpret_cast<const float*>(static_cast<const char*>(packed) + panels_bytes<N>(shape));
 }
 
-/// Working memory of one task: copied rows, sums, and the depth's steps.
+/// Working memory of one task: copied rows, sums, the depth's steps, and the tail's inputs.
 template <class N>
 struct LinearMemory {
-  int64_t copies, sums, steps;  // bytes of each part
+  int64_t copies, sums, steps, tails;  // bytes of each part
   LinearMemory(const LinearShape& shape, const LinearTasks<N>& tasks)
       : copies(max64(2, tasks.blocks_per_task) * block_bytes<N>(shape)),
-        sums(PanelWalk<N>(shape.steps, tasks.blocks_per_task).sum_bytes(tasks.blocks_per_task)),
-        steps(shape.steps * DepthSteps<N>::kBytes) {}
-  int64_t bytes() const { return copies + sums + steps; }
+        sums(max64(walk(shape, tasks.blocks_per_task).sum_bytes(tasks.blocks_per_task),
+                   tasks.blocks_per_task * shape.tail_panels() * kSumBytes)),
+        steps(shape.steps * DepthSteps<N>::kBytes),
+        tails(tasks.blocks_per_task * kBlockRows * shape.tail.inputs * int64_t{sizeof(Stored<N>)}) {
+  }
+  int64_t bytes() const { return copies + sums + steps + tails; }
+  static PanelWalk<N> walk(const LinearShape& shape, int64_t count) {
+    return {shape.steps, count, true};
+  }
 };
+
+/// Some blocks of rows, copied one after another to where products read them.
+template <class N>
+class LinearRows {
+ public:
+  using T = Stored<N>;
+  /// Rows of `run` from block `first` on.
+  LinearRows(const LinearShape& shape, const CpuLinearRun& run, int64_t first, char* memory)
+      : shape_(shape), run_(run), first_(first), memory_(memory) {}
+
+  const RowBlock& operator[](int64_t place) const { return blocks_[place]; }
+  const RowBlock* blocks() const { return blocks_; }
+
+  /// Block `index` whole, without a tail, to place `place`.
+  void copy(int64_t index, int64_t place) {
+    set(index, place);
+    if constexpr (kQuantised<N>) {
+      quantise_rows<T>(run_, shape_, (first_ + index) * kBlockRows, at(place),
+                       blocks_[place].scales);
+    } else {
+      copy_main(index, place, 0, shape_.main.steps);
+    }
+  }
+
+  /// Blocks [0, count) with their tails, which are computed on the way, while what is copied is in
+  /// the second cache.
+  void copy_all(int64_t count, const DepthSteps<N>& depth, char* sums, char* tails) {
+    if constexpr (!kQuantised<N>) {
+      if (shape_.tail.steps > 0) return copy_with_tails(count, depth, sums, tails);
+    }
+    for (int64_t i = 0; i < count; ++i) copy(i, i);
+  }
+
+ private:
+  char* at(int64_t place) const { return memory_ + place * block_bytes<N>(shape_); }
+  int64_t present(int64_t index) const {
+    return min64(kBlockRows, run_.rows - (first_ + index) * kBlockRows);
+  }
+  void set(int64_t index, int64_t place) {
+    RowBlock& block = blocks_[place];
+    block.a = at(place);
+    block.a_half = kTileBytes;
+    block.bias = run_.bias;
+    for (int64_t row = 0; row < kBlockRows; ++row) {
+      const bool exists = row < present(index);
+      block.out[row] = exists ? ((first_ + index) * kBlockRows + row) * run_.y_stride : -1;
+    }
+  }
+  void copy_main(int64_t index, int64_t place, int64_t begin, int64_t end) {
+    const T* x = static_cast<const T*>(run_.x) + (first_ + index) * kBlockRows * run_.x_stride;
+    copy_range(shape_.main, begin, end, x, run_.x_stride, present(index), at(place));
+  }
+  void copy_with_tails(int64_t count, const DepthSteps<N>& depth, char* sums, char* tails) {
+    const int64_t width = shape_.tail.inputs, steps = shape_.main.steps;
+    T* const t = reinterpret_cast<T*>(tails);
+    Depth main = depth.depth(kTileWidth * 2);
+    main.steps = steps;
+    PanelProducts<CpuEpilogue::plain, N> products(main, static_cast<const char*>(run_.down),
+                                                  {t, width, false});
+    RowBlock downs[kMostBlocks];
+    for (int64_t i = 0; i < count; ++i) {
+      set(i, i);
+      downs[i].a = at(i);
+      downs[i].a_half = kTileBytes;
+      downs[i].bias = nullptr;
+      for (int64_t row = 0; row < kBlockRows; ++row) {
+        downs[i].out[row] = row < present(i) ? (i * kBlockRows + row) * width : -1;
+      }
+    }
+    const int64_t chunks = PanelWalk<N>(steps, count, true).chunks;
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      const int64_t begin = steps * chunk / chunks, end = steps * (chunk + 1) / chunks;
+      for (int64_t i = 0; i < count; ++i) {
+        copy_main(i, i, begin, end);
+        for (int64_t panel = 0; panel < shape_.tail_panels(); ++panel) {
+          products.run(downs[i], panel, begin, end, sums + (panel * count + i) * kSumBytes, nullptr,
+                       nullptr);
+        }
+      }
+    }
+    products.finish();
+    for (int64_t i = 0; i < count; ++i) {
+      copy_range(shape_.tail, 0, shape_.tail.steps, t + i * kBlockRows * width, width, present(i),
+                 at(i));
+    }
+  }
+
+  const LinearShape& shape_;
+  const CpuLinearRun& run_;
+  int64_t first_;
+  char* memory_;
+  RowBlock blocks_[kMostBlocks];
+};
+
+/// `count` blocks of rows and panels [first, last) of a shallow layer. Rows lie copied already
+/// (`kept`), or are copied for each group of panels.
+template <CpuEpilogue epilogue, class N>
+void run_along_rows(const LinearShape& shape, LinearRows<N>& rows, bool kept,
+                    PanelProducts<epilogue, N>& products, int64_t count, int64_t first,
+                    int64_t last, char* sums) {
+  const int64_t group = max64(1, kPanelBytes / block_bytes<N>(shape));
+  int64_t turn = 0;
+  for (int64_t from = first; from < last; from += group) {
+    const int64_t to = min64(from + group, last);
+    for (int64_t i = 0; i < count; ++i, turn ^= 1) {
+      // Two places take turns, as the one before may still be written from.
+      const int64_t place = kept ? i : turn;
+      if (!kept) rows.copy(i, place);
+      for (int64_t panel = from; panel < to; ++panel) {
+        products.run(rows[place], panel, 0, shape.steps, sums, nullptr, nullptr);
+      }
+    }
+  }
+  products.finish();
+}
 
 template <CpuEpilogue epilogue, class N>
 void run_linear_task(const LinearShape& shape, const LinearTasks<N>& tasks, const CpuLinearRun& run,
@@ -234,7 +269,7 @@ void run_linear_task(const LinearShape& shape, const LinearTasks<N>& tasks, cons
   const int64_t first = shape.panels * part / tasks.panel_tasks;
   const int64_t last = shape.panels * (part + 1) / tasks.panel_tasks;
   const LinearMemory<N> parts(shape, tasks);
-  char* sums = memory + parts.copies;
+  char* const sums = memory + parts.copies;
   DepthSteps<N> depth(sums + parts.sums, shape.steps);
   for (int64_t step = 0; step < shape.steps; ++step) {
     depth.set(step, step * kStepBytes<N>, 2 * kTileBytes);
@@ -243,15 +278,14 @@ void run_linear_task(const LinearShape& shape, const LinearTasks<N>& tasks, cons
                                       static_cast<const char*>(run.packed),
                                       {static_cast<Stored<N>*>(run.y), shape.columns,
                                        run.accumulate, scales_of<N>(shape, run.packed)});
-  if (kParts<N> == 1 && shape.steps <= kShallow) {
-    return run_along_rows(shape, run, products, first_block, first_block + count, first, last,
-                          memory, sums);
-  }
-  RowBlock blocks[kMostBlocks];
-  for (int64_t i = 0; i < count; ++i) {
-    prepare_block<N>(shape, run, first_block + i, memory + i * block_bytes<N>(shape), blocks[i]);
-  }
-  multiply_panels(products, blocks, count, first, last, sums);
+  LinearRows<N> rows(shape, run, first_block, memory);
+  const bool shallow = kParts<N> == 1 && shape.steps <= kShallow;
+  // Quantised rows and tails take longer to make than to read again.
+  const bool kept = !shallow || kQuantised<N> || shape.tail.steps > 0;
+  if (kept) rows.copy_all(count, depth, sums, sums + parts.sums + parts.steps);
+  if (shallow) return run_along_rows(shape, rows, kept, products, count, first, last, sums);
+  multiply_panels(products, LinearMemory<N>::walk(shape, count), rows.blocks(), count, first, last,
+                  sums);
 }
 
 template <CpuEpilogue epilogue, class N>

@@ -81,7 +81,9 @@ class LinearKernel {
   int64_t weight_bytes() const { return panels_bytes() + outputs_ * Products<N>::kOutputBytes; }
   int64_t scratch_bytes(int64_t rows, int threads) const {
     const int64_t block = rows_per_task(rows, threads);
-    return threads * block * (kPanel * int64_t{sizeof(float)} + (copied() ? copy_bytes() : 0));
+    const int64_t tail = tail_.inputs * int64_t{sizeof(T)};
+    return threads * block *
+           (kPanel * int64_t{sizeof(float)} + (copied() ? copy_bytes() : 0) + tail);
   }
 
   const InputWords& main() const { return main_; }
@@ -112,6 +114,7 @@ class LinearKernel {
   int64_t rows_per_task(int64_t rows, int threads) const;
   void copy_rows(const CpuLinearRun& run, int64_t first, int64_t count, Word* to,
                  float* scales) const;
+  void add_tail(const void* down, int64_t count, Word* rows, float* sums, T* tail) const;
   void multiply(const Word* x, int64_t stride, int64_t rows, const char* panel, float* sums) const;
   void finish(const CpuLinearRun& run, int64_t first, int64_t rows, int64_t panel,
               const float* sums, const float* scales) const;
@@ -203,9 +206,28 @@ void LinearKernel<N>::copy_rows(const CpuLinearRun& run, int64_t first, int64_t 
     return;
   }
   copy_range(main_, x, run.x_stride, count, to);
-  if (tail_.words == 0) return;
-  copy_range(tail_, static_cast<const T*>(run.tail) + first * run.tail_stride, run.tail_stride,
-             count, to);
+}
+
+// Gives rows that lie copied their tails, the products with `down`; `tail` has room for them.
+template <class N>
+void LinearKernel<N>::add_tail(const void* down, int64_t count, Word* rows, float* sums,
+                               T* tail) const {
+  const LinearKernel first({.type = sizeof(T) == 4 ? CpuType::fp32 : CpuType::bf16,
+                            .inputs = main_.inputs,
+                            .outputs = tail_.inputs});
+  const CpuLinearRun run{.rows = count,
+                         .x = nullptr,
+                         .x_stride = 0,
+                         .packed = down,
+                         .bias = nullptr,
+                         .y = tail,
+                         .y_stride = tail_.inputs};
+  for (int64_t panel = 0; panel < first.panels(); ++panel) {
+    first.multiply(rows, words_, count,
+                   static_cast<const char*>(down) + panel * first.panel_bytes(), sums);
+    first.finish(run, 0, count, panel, sums, nullptr);
+  }
+  copy_range(tail_, tail, tail_.inputs, count, rows);
 }
 
 template <class N>
@@ -293,6 +315,7 @@ void LinearKernel<N>::run(const CpuLinearRun& run, const Parallel& parallel) con
   parallel_for(parallel, row_tasks * panel_tasks, [&](int64_t begin, int64_t end) {
     const Scratch sums(block * kPanel * int64_t{sizeof(float)});
     const Scratch copies(in_place(run) ? 64 : block * copy_bytes());
+    const Scratch tail(block * tail_.inputs * int64_t{sizeof(T)} + 64);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t first = task / panel_tasks * block, part = task % panel_tasks;
       const int64_t rows = min64(block, run.rows - first);
@@ -305,6 +328,10 @@ void LinearKernel<N>::run(const CpuLinearRun& run, const Parallel& parallel) con
       } else {
         scales = static_cast<float*>(copies.data()) + block * words_;
         copy_rows(run, first, rows, static_cast<Word*>(copies.data()), scales);
+        if (tail_.words > 0) {
+          add_tail(run.down, rows, static_cast<Word*>(copies.data()),
+                   static_cast<float*>(sums.data()), static_cast<T*>(tail.data()));
+        }
       }
       const int64_t last = panels() * (part + 1) / panel_tasks;
       for (int64_t panel = panels() * part / panel_tasks; panel < last; ++panel) {
