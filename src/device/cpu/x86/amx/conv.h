@@ -299,16 +299,30 @@ void pack_conv(const CpuConv& layer, const CpuWeights& weights, void* packed,
                const Parallel& parallel) {
   const TapShape shape(layer);
   const int64_t row = layer.inputs * layer.kernel * layer.kernel;
+  char* const to = static_cast<char*>(packed);
   with_type(layer.type, [&](auto number) {
+    using T = decltype(number);
+    if (!layer.upsample) {
+      for_weights(weights, row, 16, shape.panels, parallel, [&](const auto& rows, int64_t panel) {
+        const Scratch words(word_bytes<T>(shape));
+        for (int64_t tile = 0; tile < 2; ++tile) {
+          const int64_t first = panel * kPanelColumns + tile * 16;
+          const int64_t present = max64(0, min64(16, layer.outputs - first));
+          const auto* const outputs = rows.rows(present > 0 ? first : 0, present);
+          pack_conv_tile<T>(shape, outputs, present, panel, tile, static_cast<char*>(words.data()),
+                            to);
+        }
+      });
+      return;
+    }
     for_weights(
         weights, row, kPanelColumns, shape.panels, parallel, [&](const auto& rows, int64_t panel) {
           const int64_t first = panel * kPanelColumns;
           const auto* const outputs = rows.rows(first, min64(kPanelColumns, layer.outputs - first));
           const Scratch columns(column_bytes(layer));
           for (int64_t phase = 0; phase < shape.phases; ++phase) {
-            pack_conv_panel<decltype(number)>(layer, shape, outputs, phase, panel,
-                                              static_cast<float*>(columns.data()),
-                                              static_cast<char*>(packed));
+            pack_phase_panel<T>(layer, shape, outputs, phase, panel,
+                                static_cast<float*>(columns.data()), to);
           }
         });
   });

@@ -47,14 +47,61 @@ inline TapSum tap_sum(const CpuConv& layer, int64_t phase, int64_t tap) {
   return sum;
 }
 
+/// Bytes that packing a tile works on: one tile of inputs with all their taps, in all parts.
+template <class T>
+int64_t word_bytes(const TapShape& shape) {
+  return shape.taps() * kParts<T> * kTileBytes;
+}
+
+/// Sixteen outputs of a panel, whose weights are [present][inputs][taps], of a layer that does not
+/// upsample. `words`, word_bytes() long, receives numbers 2 w and 2 w + 1 of all outputs side by
+/// side, from which pairs of neighbouring inputs are put together.
+template <class T, class S>
+void pack_conv_tile(const TapShape& shape, const S* weights, int64_t present, int64_t panel,
+                    int64_t tile, char* words, char* packed) {
+  const int64_t taps = shape.taps(), row = shape.inputs * taps;
+  char* out = packed + panel * shape.steps() * kStepBytes<T> + tile * kTileBytes;
+  for (int64_t e = 0; e < shape.depth; ++e) {
+    for (int64_t i = 0; i < taps; ++i) {
+      const int64_t begin = (e * taps + i) * kTileWidth;
+      __m512i rows[kParts<T>][16];
+      for (int64_t output = 0; output < 16; ++output) {
+        const int64_t left = output < present ? row - begin : 0;
+        __m512i parts[kParts<T>];
+        split<T>(weights + (left > 0 ? output * row + begin : 0), left, parts);
+        for (int part = 0; part < kParts<T>; ++part) rows[part][output] = parts[part];
+      }
+      for (int part = 0; part < kParts<T>; ++part) {
+        store_tile(rows[part], words + (part * taps + i) * kTileBytes);
+      }
+    }
+    const int64_t odd = taps % 2;  // then a pair's second number lies in the other half of a word
+    for (int64_t tap = 0; tap < taps; ++tap, out += kStepBytes<T>) {
+      for (int part = 0; part < kParts<T>; ++part) {
+        const char* const from = words + part * taps * kTileBytes;
+        for (int64_t pair = 0; pair < 16; ++pair) {
+          const int64_t number = 2 * pair * taps + tap;
+          const __m512i a = _mm512_load_si512(from + number / 2 * 64);
+          const __m512i b = _mm512_load_si512(from + (number + taps) / 2 * 64);
+          const __m512i low = tap % 2 == 0 ? a : _mm512_srli_epi32(a, 16);
+          const __m512i high = (tap + odd) % 2 == 0 ? _mm512_slli_epi32(b, 16) : b;
+          _mm512_store_si512(out + part * 2 * kTileBytes + pair * 64,
+                             _mm512_mask_blend_epi16(0xaaaaaaaa, low, high));
+        }
+      }
+    }
+  }
+}
+
 /// Bytes of columns a panel's packing works on: one tile of inputs with all their taps.
 inline int64_t column_bytes(const CpuConv& layer) {
   return kTileWidth * layer.kernel * layer.kernel * kPanelColumns * int64_t{sizeof(float)};
 }
 
-/// One panel of one phase: its outputs' weights [kPanelColumns or fewer][inputs][taps].
+/// One panel of one phase of a layer that upsamples: its outputs' weights [kPanelColumns or
+/// fewer][inputs][taps], which are summed.
 template <class T, class S>
-void pack_conv_panel(const CpuConv& layer, const TapShape& shape, const S* weights, int64_t phase,
+void pack_phase_panel(const CpuConv& layer, const TapShape& shape, const S* weights, int64_t phase,
                      int64_t panel, float* columns, char* packed) {
   const int64_t count = int64_t{layer.kernel} * layer.kernel, row = shape.inputs * count;
   const int64_t first = panel * kPanelColumns;
