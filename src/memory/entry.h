@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "memory/residency.h"
+#include "memory/slots.h"
 #include "memory/weight.h"
 
 namespace atelier {
@@ -16,6 +17,7 @@ struct Residency::State {
   std::mutex mutex;
   std::vector<std::weak_ptr<Weight::Entry>> entries;  // in the order of binding
   PatchTable patches;
+  std::shared_ptr<Slots> slots = std::make_shared<Slots>();
   std::atomic<int64_t> weight_bytes = 0, peak_weight_bytes = 0;
 
   /// Those that have handles and are not prepared on demand, in the order of binding.

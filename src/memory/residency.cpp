@@ -83,6 +83,7 @@ void Residency::keep_prepared(Bytes most, bool from_disk) {
   }
   const double share =
       large == 0 ? 1 : static_cast<double>(most.count() - small) / static_cast<double>(large);
+  int64_t largest = 0;  // of those that do not stay
   double allowed = 0;  // of the weights so far, less what stays of them
   for (size_t i = 0; i < entries.size(); ++i) {
     const auto size = static_cast<double>(sizes[i]);
@@ -90,8 +91,10 @@ void Residency::keep_prepared(Bytes most, bool from_disk) {
     if (!is_small) allowed += share * size;
     const bool stays = is_small || share >= 1 || allowed >= size;
     if (stays && !is_small) allowed -= size;
+    if (!stays) largest = std::max(largest, sizes[i]);
     entries[i]->set_home(stays ? Home::prepared : from_disk ? Home::disk : Home::stored);
   }
+  state_->slots->expect(largest);
 }
 
 void Residency::set_patches(PatchTable patches) {

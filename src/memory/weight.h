@@ -16,6 +16,8 @@
 
 namespace atelier {
 
+class Slots;
+
 /// Where and in which dtype a component computes.
 struct Compute {
   Device device;
@@ -48,10 +50,11 @@ using OperandPatches = std::vector<std::vector<PlacedPatch>>;
 /// Stored operands, decoded when a form asks, patched, and rounded if the compute says so.
 class Operands {
  public:
-  /// With `beside`, patches are left to the layer, which asks for them by `side`.
+  /// With `beside`, patches are left to the layer, which asks for them by `side`. With `slots`,
+  /// what is prepared from them is soon done with.
   Operands(const std::vector<Operand>& operands, const OperandPatches& patches,
-           std::optional<at::ScalarType> rounded, bool beside)
-      : operands_(operands), patches_(patches), rounded_(rounded), beside_(beside) {}
+           std::optional<at::ScalarType> rounded, bool beside, Slots* slots = nullptr)
+      : operands_(operands), patches_(patches), rounded_(rounded), beside_(beside), slots_(slots) {}
   size_t size() const { return operands_.size(); }
   const Shape& shape(size_t i) const { return operands_[i].shape; }
   /// The dtype all parts are stored in, if they share one and a tensor can hold it as it lies in
@@ -77,6 +80,8 @@ class Operands {
   std::optional<LowRank> side() const;
   /// Its r; 0 without one.
   int64_t side_rank() const;
+  /// Memory for a prepared weight of so many bytes.
+  at::Tensor allocate(int64_t bytes) const;
 
  private:
   bool rounds_before(at::ScalarType dtype) const { return rounded_ && rounded_ != dtype; }
@@ -85,6 +90,7 @@ class Operands {
   const OperandPatches& patches_;
   std::optional<at::ScalarType> rounded_;
   bool beside_;
+  Slots* slots_;
 };
 
 /// What a kernel wants of a weight. `prepare` is a pure function of the operands' bytes and the

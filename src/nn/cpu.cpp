@@ -184,7 +184,7 @@ Form int8_form(const CpuLinear& layer) {
           .prepare =
               [layer](const Operands& operands, const Compute&) {
                 const PackedFrom from(operands, CpuType::fp32);
-                Tensor packed = bytes(int8_kernels()->weight_bytes(layer));
+                Tensor packed = operands.allocate(int8_kernels()->weight_bytes(layer));
                 int8_kernels()->pack(layer, from.weights(), packed.mutable_data_ptr(), kParallel);
                 return packed;
               },
@@ -203,7 +203,7 @@ Form linear_form(const CpuLinear& layer) {
                 CpuLinear whole = layer;
                 if (side) whole.tail = side->up.size(1);
                 const PackedFrom from(operands, layer.type);
-                Tensor packed = bytes(kernels().linear_weight_bytes(whole));
+                Tensor packed = operands.allocate(kernels().linear_weight_bytes(whole));
                 void* const to = packed.mutable_data_ptr();
                 kernels().pack_linear(whole, from.weights(), to, kParallel);
                 if (side) kernels().pack_linear_tail(whole, weights_of(side->up), to, kParallel);
@@ -233,7 +233,7 @@ Form conv_form(const CpuConv& layer) {
                 const bool sums =
                     layer.upsample || kernels().conv_method(layer) == CpuConvMethod::winograd;
                 const PackedFrom from(operands, sums ? CpuType::fp32 : layer.type);
-                Tensor packed = bytes(kernels().conv_weight_bytes(layer));
+                Tensor packed = operands.allocate(kernels().conv_weight_bytes(layer));
                 kernels().pack_conv(layer, from.weights(), packed.mutable_data_ptr(), kParallel);
                 return packed;
               },

@@ -65,7 +65,7 @@ void pack_conv_tile(const TapShape& shape, const S* weights, int64_t present, in
     for (int64_t i = 0; i < taps; ++i) {
       const int64_t begin = (e * taps + i) * kTileWidth;
       __m512i rows[kParts<T>][16];
-      for (int64_t output = 0; output < 16; ++output) {
+      ATELIER_UNROLL for (int64_t output = 0; output < 16; ++output) {
         const int64_t left = output < present ? row - begin : 0;
         __m512i parts[kParts<T>];
         split<T>(weights + (left > 0 ? output * row + begin : 0), left, parts);
@@ -102,7 +102,7 @@ inline int64_t column_bytes(const CpuConv& layer) {
 /// fewer][inputs][taps], which are summed.
 template <class T, class S>
 void pack_phase_panel(const CpuConv& layer, const TapShape& shape, const S* weights, int64_t phase,
-                     int64_t panel, float* columns, char* packed) {
+                      int64_t panel, float* columns, char* packed) {
   const int64_t count = int64_t{layer.kernel} * layer.kernel, row = shape.inputs * count;
   const int64_t first = panel * kPanelColumns;
   char* out = packed + phase * shape.phase_bytes<T>() + panel * shape.steps() * kStepBytes<T>;

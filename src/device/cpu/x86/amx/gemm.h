@@ -10,6 +10,8 @@
 // [16 pairs][16][2]; those of 8-bit integers [panel][K / 64][2] tiles of [16 fours][16][4].
 #pragma once
 
+#include <type_traits>
+
 #include "device/cpu/linear.h"
 #include "device/cpu/parallel.h"
 #include "device/cpu/scratch.h"
@@ -316,6 +318,10 @@ ATELIER_INLINE void split(__m512 low, __m512 high, __m512i (&parts)[kParts<T>]) 
 /// The same of the first `count` numbers at `p`; the rest is zero.
 template <class T, class S>
 ATELIER_INLINE void split(const S* p, int64_t count, __m512i (&parts)[kParts<T>]) {
+  if constexpr (kParts<T> == 1 && std::is_same_v<S, Bf16>) {
+    parts[0] = load_words(p, count);
+    return;
+  }
   split<T>(load(p, first_lanes(max64(0, count))),
            load(p + (count > 16 ? 16 : 0), first_lanes(max64(0, count - 16))), parts);
 }
