@@ -130,7 +130,7 @@ def measure_decoding(rows, args):
         rows.add(name, line["unit"], "more", line["ours"], line["peer"], line["peer_name"], line["dtype"])
     for kind, peer, rate in decoders.rates():
         name = f"decode {kind}"
-        mine = ours("--only", kind, "--megabytes", "8")[name]["ours"]
+        mine = ours("--only", kind, "--megabytes", str(decoders.ELEMENTS * 2 >> 20))[name]["ours"]
         rows.add(name, "GB/s", "more", mine, rate * 2e-9, peer, "bf16")
 
 

@@ -153,7 +153,7 @@ struct SingleBlock : Block<Config> {
     Tensor both = at::empty({x.size(0), x.size(1), c.hidden + c.mlp}, x.options());
     both.narrow(2, 0, c.hidden).copy_(attention(heads.q, heads.k, heads.v, c.heads));
     Tensor widened = both.narrow(2, c.hidden, c.mlp);
-    at::gelu_out(widened, h.narrow(2, 3 * c.hidden, c.mlp), "tanh");
+    gelu_tanh_to(widened, h.narrow(2, 3 * c.hidden, c.mlp));
     add_gated(x, gate, linear2(both));
     bound(x);
   }

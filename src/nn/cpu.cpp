@@ -8,7 +8,7 @@
 #include <cmath>
 
 #include "base/error.h"
-#include "device/torch_parallel.h"
+#include "nn/cpu_weights.h"
 #include "nn/layers.h"
 
 namespace atelier::nn::cpu {
@@ -30,54 +30,7 @@ class Recorded {
   at::RecordFunction record_{at::RecordScope::USER_SCOPE};
 };
 
-const TorchParallel kParallel;
-
-const CpuKernels& kernels() {
-  static const CpuKernels& best = cpu_kernels(detect_cpu_features());
-  return best;
-}
-
-const CpuInt8Kernels* int8_kernels() {
-  static const CpuInt8Kernels* const best = cpu_int8_kernels(detect_cpu_features());
-  return best;
-}
-
 CpuType type_of(const Tensor& x) { return *compute_type(x.scalar_type()); }
-
-// Weights in a dtype the packing kernels read: as stored if they are, else fp32.
-Tensor stored(const Operands& operands) {
-  const at::ScalarType dtype = operands.stored_dtype().value_or(at::kFloat);
-  return operands.joined(dtype);
-}
-
-/// Operands as kernels read them while packing: where they lie, or decoded a few rows at a time.
-class PackedFrom final : public CpuWeightReader {
- public:
-  /// What the file has not as floats comes as `wanted`.
-  PackedFrom(const Operands& operands, CpuType wanted) : operands_(operands) {
-    const auto stored = operands.stored_dtype();
-    dtype_ = stored.value_or(wanted == CpuType::bf16 ? at::kBFloat16 : at::kFloat);
-    joined_ = operands.view(dtype_);
-    if (!joined_.defined() && !operands.streams()) joined_ = operands.joined(dtype_);
-  }
-  CpuWeights weights() const {
-    const CpuType type = dtype_ == at::kHalf ? CpuType::fp16 : *compute_type(dtype_);
-    return {type, joined_.defined() ? joined_.const_data_ptr() : nullptr, this};
-  }
-  void read(int64_t first, int64_t count, void* to) const override {
-    operands_.read(first, count, dtype_, to);
-  }
-
- private:
-  const Operands& operands_;
-  at::ScalarType dtype_;
-  Tensor joined_;
-};
-
-CpuWeights weights_of(const Tensor& stored) {
-  const CpuType type = stored.scalar_type() == at::kHalf ? CpuType::fp16 : type_of(stored);
-  return {type, stored.const_data_ptr()};
-}
 
 Tensor bytes(int64_t count) { return at::empty({count}, at::dtype(at::kByte)); }
 
@@ -89,12 +42,13 @@ Tensor empty_picture(const Tensor& like, int64_t channels, int64_t h, int64_t w)
   return at::empty({like.size(0), channels, h, w}, like.options(), at::MemoryFormat::ChannelsLast);
 }
 
-Tensor channels_last(const Tensor& x) { return x.contiguous(at::MemoryFormat::ChannelsLast); }
-
-// The product with the side branch's first matrix [rank, in].
-CpuLinear down_layer(const CpuLinear& layer, int64_t rank) {
-  return {.type = layer.type, .inputs = layer.inputs, .outputs = rank};
+// [..., C] as [rows][C] without a copy.
+Tensor rows_of(const Tensor& x) {
+  ATELIER_CHECK(x.stride(-1) == 1 || x.size(-1) == 1);
+  return x.view({-1, x.size(-1)});
 }
+
+Tensor channels_last(const Tensor& x) { return x.contiguous(at::MemoryFormat::ChannelsLast); }
 
 void run_linear(CpuLinear layer, const Tensor& x, const Pin& packed, const Tensor& bias, Tensor& y,
                 bool accumulate) {
@@ -175,78 +129,6 @@ std::optional<CpuConv> conv_layer(const Compute& compute, CpuConv layer) {
   layer.type = *compute_type(compute.dtype);
   const bool ours = kernels().conv_method(layer) != CpuConvMethod::library;
   return ours ? std::optional(layer) : std::nullopt;
-}
-
-namespace {
-
-Form int8_form(const CpuLinear& layer) {
-  return {.name = kInt8Form,
-          .prepare =
-              [layer](const Operands& operands, const Compute&) {
-                const PackedFrom from(operands, CpuType::fp32);
-                Tensor packed = operands.allocate(int8_kernels()->weight_bytes(layer));
-                int8_kernels()->pack(layer, from.weights(), packed.mutable_data_ptr(), kParallel);
-                return packed;
-              },
-          .size = [layer](const Operands&,
-                          const Compute&) { return int8_kernels()->weight_bytes(layer); }};
-}
-
-}  // namespace
-
-Form linear_form(const CpuLinear& layer) {
-  if (layer.int8) return int8_form(layer);
-  return {.name = "linear",
-          .prepare =
-              [layer](const Operands& operands, const Compute&) {
-                const std::optional<LowRank> side = operands.side();
-                CpuLinear whole = layer;
-                if (side) whole.tail = side->up.size(1);
-                const PackedFrom from(operands, layer.type);
-                Tensor packed = operands.allocate(kernels().linear_weight_bytes(whole));
-                void* const to = packed.mutable_data_ptr();
-                kernels().pack_linear(whole, from.weights(), to, kParallel);
-                if (side) kernels().pack_linear_tail(whole, weights_of(side->up), to, kParallel);
-                return packed;
-              },
-          .prepare_down =
-              [layer](const Tensor& down, const Compute&) {
-                const CpuLinear first = down_layer(layer, down.size(0));
-                Tensor packed = bytes(kernels().linear_weight_bytes(first));
-                kernels().pack_linear(first, weights_of(down), packed.mutable_data_ptr(),
-                                      kParallel);
-                return packed;
-              },
-          .size =
-              [layer](const Operands& operands, const Compute&) {
-                CpuLinear whole = layer;
-                whole.tail = operands.side_rank();
-                return kernels().linear_weight_bytes(whole);
-              }};
-}
-
-Form conv_form(const CpuConv& layer) {
-  return {.name = "conv",
-          .prepare =
-              [layer](const Operands& operands, const Compute&) {
-                // Where weights are summed before they are rounded, they are not rounded twice.
-                const bool sums =
-                    layer.upsample || kernels().conv_method(layer) == CpuConvMethod::winograd;
-                const PackedFrom from(operands, sums ? CpuType::fp32 : layer.type);
-                Tensor packed = operands.allocate(kernels().conv_weight_bytes(layer));
-                kernels().pack_conv(layer, from.weights(), packed.mutable_data_ptr(), kParallel);
-                return packed;
-              },
-          .size = [layer](const Operands&,
-                          const Compute&) { return kernels().conv_weight_bytes(layer); }};
-}
-
-Tensor phase_weights(const Operands& operands) {
-  const Tensor plain = stored(operands);
-  const int64_t out = plain.size(0), in = plain.size(1);
-  Tensor phases = at::empty({4 * out, in, 2, 2}, at::dtype(at::kFloat));
-  sum_phase_weights(weights_of(plain), out, in, phases.mutable_data_ptr<float>(), kParallel);
-  return phases;
 }
 
 namespace {
@@ -388,6 +270,20 @@ void activate(Tensor& x, CpuActivation activation) {
                       .count = x.numel(),
                       .x = x.const_data_ptr(),
                       .y = x.mutable_data_ptr()},
+                     kParallel);
+}
+
+void activate_to(Tensor& y, const Tensor& x, CpuActivation activation) {
+  const Tensor from = rows_of(x), to = rows_of(y);
+  const Recorded record("activation", 0, [&] { return to_string(x.sizes().vec()); });
+  kernels().activate({.type = type_of(x),
+                      .activation = activation,
+                      .count = x.size(-1),
+                      .x = from.const_data_ptr(),
+                      .y = to.mutable_data_ptr(),
+                      .rows = from.size(0),
+                      .x_stride = from.stride(0),
+                      .y_stride = to.stride(0)},
                      kParallel);
 }
 

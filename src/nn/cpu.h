@@ -73,6 +73,8 @@ Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, dou
 Tensor geglu(const Tensor& x);
 /// activation(x), in place on a contiguous x.
 void activate(Tensor& x, CpuActivation activation);
+/// y = activation(x) of [..., C] with contiguous channels, parts of wider rows perhaps.
+void activate_to(Tensor& y, const Tensor& x, CpuActivation activation);
 /// Nearest-neighbour doubling [B, C, H, W] -> [B, C, 2H, 2W].
 Tensor upsample2(const Tensor& x);
 /// [B, 4C, H + 1, W + 1] of a 2x2 convolution with summed phase weights -> [B, C, 2H, 2W].

@@ -95,6 +95,13 @@ Tensor finish(Tensor x, Epilogue epilogue) {
 
 }  // namespace
 
+void gelu_tanh_to(Tensor& y, const Tensor& x) {
+  if (cpu::takes(x))
+    cpu::activate_to(y, x, CpuActivation::gelu_tanh);
+  else
+    at::gelu_out(y, x, "tanh");
+}
+
 // ---- linear
 
 LinearPart LinearParts::add(const Scope& w, int64_t in, int64_t out) {

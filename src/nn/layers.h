@@ -209,6 +209,10 @@ class Embedding {
   Weight weight_;
 };
 
+/// y = gelu(x), its tanh form, of [..., C] of one float dtype with contiguous channels; both may be
+/// parts of wider rows.
+void gelu_tanh_to(Tensor& y, const Tensor& x);
+
 /// [B, C, H, W] -> [B, H*W, C] and back; both share memory with a channels-last x.
 Tensor tokens(const Tensor& x);
 Tensor picture(const Tensor& tokens, int64_t h, int64_t w);

@@ -47,13 +47,15 @@ struct CpuGeglu {
   void* y;
 };
 
-/// y[i] = activation(x[i]). y may be x.
+/// y = activation(x) in each of `rows` rows of `count` numbers. y may be x.
 struct CpuActivate {
   CpuType type;
   CpuActivation activation;
   int64_t count;
   const void* x;
   void* y;
+  int64_t rows = 1;
+  int64_t x_stride = 0, y_stride = 0;  // elements from row to row
 };
 
 /// upsample2: x [batch][height][width][channels] -> y [batch][2 height][2 width][channels], each

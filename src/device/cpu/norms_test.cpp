@@ -239,6 +239,23 @@ TEST_P(NormTest, ActivationsAgreeOverTheirWholeRange) {
   }
 }
 
+TEST_P(NormTest, ActivationsOfRowsLeaveWhatLiesBetweenAlone) {
+  const int64_t rows = 5, count = 1061, x_stride = 1100, y_stride = 1070;
+  const Array x = Array::random(type(), rows * x_stride, 4);
+  Array whole(type(), rows * x_stride);
+  kernels().activate({type(), CpuActivation::gelu_tanh, rows * x_stride, x.data(), whole.data()},
+                     SerialParallel());
+  const Array before = Array::random(type(), rows * y_stride, 5);
+  Array y = before;
+  kernels().activate(
+      {type(), CpuActivation::gelu_tanh, count, x.data(), y.data(), rows, x_stride, y_stride},
+      SpawnParallel(3));
+  for (int64_t i = 0; i < rows * y_stride; ++i) {
+    const int64_t row = i / y_stride, column = i % y_stride;
+    ASSERT_EQ(y.at(i), column < count ? whole.at(row * x_stride + column) : before.at(i)) << i;
+  }
+}
+
 TEST_P(NormTest, UpsamplingRepeatsEveryPixelFourTimes) {
   const CpuUpsample size{type(), 2, 3, 5, 7, nullptr, nullptr};
   const Array x = Array::random(type(), 2 * 3 * 5 * 7, 9);

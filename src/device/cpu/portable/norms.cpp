@@ -147,10 +147,11 @@ void geglu(const CpuGeglu& run, const Parallel& parallel) {
 
 void activate(const CpuActivate& run, const Parallel& parallel) {
   with_type(run.type, [&]<class T>(T) {
-    parallel_for(parallel, run.count, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const float x = widen(static_cast<const T*>(run.x)[i]);
-        narrow(apply(run.activation, x), static_cast<T*>(run.y)[i]);
+    parallel_for(parallel, run.rows * run.count, [&](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t row = task / run.count, i = task % run.count;
+        const float x = widen(static_cast<const T*>(run.x)[row * run.x_stride + i]);
+        narrow(apply(run.activation, x), static_cast<T*>(run.y)[row * run.y_stride + i]);
       }
     });
   });

@@ -28,12 +28,16 @@ void geglu_of(const CpuGeglu& run, const Parallel& parallel) {
 template <class T, CpuActivation activation>
 void activate_with(const CpuActivate& run, const Parallel& parallel) {
   constexpr int64_t kChunk = 1024;
-  parallel_for(parallel, divide_up(run.count, kChunk), [&](int64_t begin, int64_t end) {
-    const T* x = static_cast<const T*>(run.x);
-    T* y = static_cast<T*>(run.y);
-    for (int64_t i = begin * kChunk; i < min64(end * kChunk, run.count); i += kLanes) {
-      const Lanes lanes = first_lanes(run.count - i);
-      store(y + i, activated<kPrecision<T>>(activation, load(x + i, lanes)), lanes);
+  const int64_t chunks = divide_up(run.count, kChunk);
+  parallel_for(parallel, run.rows * chunks, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t row = task / chunks, first = task % chunks * kChunk;
+      const T* x = static_cast<const T*>(run.x) + row * run.x_stride;
+      T* y = static_cast<T*>(run.y) + row * run.y_stride;
+      for (int64_t i = first; i < min64(first + kChunk, run.count); i += kLanes) {
+        const Lanes lanes = first_lanes(run.count - i);
+        store(y + i, activated<kPrecision<T>>(activation, load(x + i, lanes)), lanes);
+      }
     }
   });
 }
