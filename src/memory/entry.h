@@ -20,7 +20,9 @@ struct Residency::State {
   std::shared_ptr<Slots> slots = std::make_shared<Slots>();
   std::atomic<int64_t> weight_bytes = 0, peak_weight_bytes = 0;
 
-  /// Those that have handles and are not prepared on demand, in the order of binding.
+  /// Those that have handles, in the order of binding; and of these, those that are not prepared on
+  /// demand.
+  std::vector<std::shared_ptr<Weight::Entry>> all();
   std::vector<std::shared_ptr<Weight::Entry>> live();
   void add_entry(const std::shared_ptr<Weight::Entry>& entry);
   void count(int64_t bytes);
@@ -55,6 +57,7 @@ class Weight::Entry {
   int64_t expected_bytes() const;
   bool prepared() const { return ready_.load(std::memory_order_acquire); }
   bool on_demand() const { return form_.on_demand; }
+  bool read_as_stored() const { return form_.read_as_stored; }
   std::string_view form() const { return form_.name; }
   /// Starts fetching the stored bytes.
   void will_need() const;

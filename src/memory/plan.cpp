@@ -6,9 +6,17 @@
 namespace atelier {
 
 PhaseMemory plan_phase(const Residency::Needs& weights, Bytes other, Bytes limit) {
-  if (weights.prepared + other <= limit) return {weights.prepared, weights.prepared + other};
-  const Bytes slots = weights.largest + weights.largest;
+  const Bytes slots = std::min(weights.prepared, weights.largest + weights.largest);
   const Bytes least = other + slots;
+  if (weights.as_stored > Bytes()) {
+    // They may leave memory, too.
+    if (least + weights.as_stored > limit) return {Bytes(), std::max(limit, least), least, true};
+    PhaseMemory beside = plan_phase({weights.prepared, weights.stored, weights.largest},
+                                    other + weights.as_stored, limit);
+    beside.least = least;
+    return beside;
+  }
+  if (weights.prepared + other <= limit) return {weights.prepared, weights.prepared + other, least};
   const auto prepared = static_cast<double>(weights.prepared.count());
   const auto stored = static_cast<double>(weights.stored.count());
   const auto left = static_cast<double>((limit - least).count());
@@ -18,7 +26,8 @@ PhaseMemory plan_phase(const Residency::Needs& weights, Bytes other, Bytes limit
   const Bytes kept(static_cast<int64_t>(std::clamp(share, 0.0, 1.0) * prepared));
   const Bytes rest(static_cast<int64_t>((1 - std::clamp(share, 0.0, 1.0)) * stored));
   const bool fits = least + kept + rest <= limit;
-  return {kept, least + kept + (fits ? rest : std::max(Bytes(), limit - least - kept)), !fits};
+  const Bytes needed = least + kept + (fits ? rest : std::max(Bytes(), limit - least - kept));
+  return {kept, needed, least, !fits};
 }
 
 }  // namespace atelier

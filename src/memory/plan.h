@@ -10,6 +10,7 @@ namespace atelier {
 struct PhaseMemory {
   Bytes kept;  // of prepared weights; the others are prepared each time they are used
   Bytes needed;  // with everything else the phase takes
+  Bytes least;  // what it could do with
   bool from_disk = false;  // stored weights do not fit beside the rest and are read over and over
 };
 

@@ -41,7 +41,11 @@ TEST(PlanPhase, BelowThatWeightsComeFromDisk) {
 }
 
 TEST(PlanPhase, SaysWhatIsNeededAtLeast) {
+  for (const Bytes limit : {1_GiB, 2_GiB, 8_GiB})
+    EXPECT_EQ(plan_phase(kQuantised, 1_GiB, limit).least, 1_GiB + 200_MiB);
   EXPECT_EQ(plan_phase(kQuantised, 1_GiB, 1_GiB).needed, 1_GiB + 200_MiB);
+  const Residency::Needs one{.prepared = 100_MiB, .stored = 30_MiB, .largest = 90_MiB};
+  EXPECT_EQ(plan_phase(one, 1_GiB, 1_GiB).needed, 1_GiB + 100_MiB);
 }
 
 TEST(PlanPhase, WeightsThatShrinkWhenPreparedStayAsFarAsTheyFit) {
@@ -50,6 +54,20 @@ TEST(PlanPhase, WeightsThatShrinkWhenPreparedStayAsFarAsTheyFit) {
   EXPECT_EQ(plan.kept, 1_GiB);
   EXPECT_TRUE(plan.from_disk);
   EXPECT_EQ(plan.needed, 1224_MiB);
+}
+
+TEST(PlanPhase, WhatIsReadAsStoredStaysBesideTheRestWhereItFits) {
+  Residency::Needs needs = kQuantised;
+  needs.as_stored = 1_GiB;
+  EXPECT_EQ(plan_phase(needs, 1_GiB, 6_GiB).needed, 6_GiB);
+  EXPECT_EQ(plan_phase(needs, 1_GiB, 6_GiB).kept, 4_GiB);
+  EXPECT_EQ(plan_phase(needs, 1_GiB, 3_GiB + 200_MiB).kept, 0_B);
+  const PhaseMemory least = plan_phase(needs, 1_GiB, 2_GiB);
+  EXPECT_TRUE(least.from_disk);
+  EXPECT_EQ(least.kept, 0_B);
+  EXPECT_EQ(least.needed, 2_GiB);
+  EXPECT_EQ(least.least, 1_GiB + 200_MiB);
+  EXPECT_EQ(plan_phase(needs, 1_GiB, 1_GiB).needed, 1_GiB + 200_MiB);
 }
 
 }  // namespace

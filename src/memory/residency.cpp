@@ -48,18 +48,26 @@ Weight Residency::bind(Operand operand, Form form, const Compute& compute) {
   return Weight(std::move(entry));
 }
 
-std::vector<std::shared_ptr<Weight::Entry>> Residency::State::live() {
+std::vector<std::shared_ptr<Weight::Entry>> Residency::State::all() {
   const std::lock_guard lock(mutex);
   std::erase_if(entries, [](const auto& entry) { return entry.expired(); });
   std::vector<std::shared_ptr<Weight::Entry>> found;
   for (const auto& weak : entries)
-    if (auto entry = weak.lock(); entry && !entry->on_demand()) found.push_back(std::move(entry));
+    if (auto entry = weak.lock()) found.push_back(std::move(entry));
+  return found;
+}
+
+std::vector<std::shared_ptr<Weight::Entry>> Residency::State::live() {
+  std::vector<std::shared_ptr<Weight::Entry>> found = all();
+  std::erase_if(found, [](const auto& entry) { return entry->on_demand(); });
   return found;
 }
 
 Residency::Needs Residency::needs() const {
   Needs needs;
-  for (const auto& entry : state_->live()) {
+  for (const auto& entry : state_->all()) {
+    if (entry->read_as_stored()) needs.as_stored += Bytes(entry->stored_bytes());
+    if (entry->on_demand()) continue;
     const Bytes prepared(entry->expected_bytes());
     needs.prepared += prepared;
     needs.stored += Bytes(entry->stored_bytes());

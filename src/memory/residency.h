@@ -33,6 +33,7 @@ class Residency {
     Bytes prepared;  // all of them prepared; views of a file count with the file's bytes
     Bytes stored;  // as the files have them
     Bytes largest;  // the largest prepared one
+    Bytes as_stored = {};  // of others, which layers read as the files have them
   };
   Needs needs() const;
   /// How many of these weights take the form of this name.

@@ -99,6 +99,7 @@ struct Form {
   std::string_view name;
   std::function<at::Tensor(const Operands& operands, const Compute& compute)> prepare;
   bool on_demand = false;  // left out of `Residency::prepare_all`: few runs need it
+  bool read_as_stored = false;  // its layer goes through the stored bytes in each run instead
   /// Of forms whose layer runs low-rank patches of quantised matrices beside the stored product:
   /// makes `LowRank::down` what `Pin::down` gives; `up` is then `prepare`'s affair.
   std::function<at::Tensor(const at::Tensor& down, const Compute& compute)> prepare_down = {};

@@ -152,6 +152,7 @@ void Linear::prepare_on_demand() {
   own_->int8 = false;  // nothing is gained
   Form form = cpu::linear_form(*own_);
   form.on_demand = true;
+  form.read_as_stored = true;
   weight_ = weight_.as(std::move(form));
 }
 

@@ -26,7 +26,8 @@ bool belongs(const std::string& tensor, const FoundPart& part) {
 
 /// What weights take that are prepared when used, two at a time, or all of them if that is less.
 Bytes least_bytes(const Residency::Needs& needs, Bytes stored) {
-  return std::min(needs.prepared, stored + needs.largest + needs.largest);
+  const Bytes all = needs.prepared + std::min(needs.as_stored, stored);
+  return std::min(all, stored + needs.largest + needs.largest);
 }
 
 /// Bytes of the denoiser in each type.

@@ -116,6 +116,7 @@ Residency::Needs text_needs(Engine& engine) {
     const Residency::Needs needs = text.needs();
     all.prepared += needs.prepared;
     all.stored += needs.stored;
+    all.as_stored += needs.as_stored;
     all.largest = std::max(all.largest, needs.largest);
   }
   return all;
@@ -152,6 +153,7 @@ void estimate(Plan& plan, const GenerateOptions& options, Engine& engine) {
   plan.weights = plan.unet.kept + plan.vae.kept;
   plan.activations = std::max(step, coding);
   plan.needed = std::max({plan.text.needed, plan.unet.needed, plan.vae.needed});
+  plan.least = std::max({plan.text.least, plan.unet.least, plan.vae.least - unet_stays});
   plan.tiling_helps = !options.tiled_vae && plan.vae.needed > plan.unet.needed;
 }
 
@@ -278,6 +280,7 @@ Json plan_event(const Plan& plan, const GenerateOptions& o, Engine& engine) {
   event["memory"] = {{"weights", plan.weights.count()},
                      {"activations", plan.activations.count()},
                      {"needed", plan.needed.count()},
+                     {"least", plan.least.count()},
                      {"available", plan.available.count()},
                      {"unet_prepared", plan.unet.kept.count()},
                      {"unet_weights", engine.unet().needs().prepared.count()}};

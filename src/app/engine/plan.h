@@ -33,7 +33,7 @@ struct Plan {
   uint64_t seed = 0;
   bool seed_chosen = false;
   int threads = 1;
-  Bytes weights, activations, needed, available;
+  Bytes weights, activations, needed, least, available;
   PhaseMemory text, unet, vae;
   bool tiling_helps = false;  // decoding needs most, and is not tiled
   double seconds_per_call = 0;  // of the denoiser, estimated; 0: unknown
