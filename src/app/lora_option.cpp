@@ -45,6 +45,8 @@ LoraOption parse_lora_option(std::string_view word) {
   const auto colon = [&] { return rest.rfind(':'); };
   while (!exists(rest) && colon() != rest.npos) {
     const std::string_view last = rest.substr(colon() + 1);
+    if (last.starts_with(kBlocks) && !strengths.empty())
+      fail("blocks=LIST behind the strengths", word);
     if (last.starts_with(kBlocks) && option.blocks.empty() && strengths.empty()) {
       option.blocks = last.substr(kBlocks.size());
       if (option.blocks.empty()) fail("strengths after blocks=", word);

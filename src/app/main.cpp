@@ -57,7 +57,11 @@ int main(int argc, char** argv) {
   const std::vector<std::string> words(argv + 1, argv + argc);
   try {
     atelier::log::set_up(false);
-    return dispatch(words);
+    const int code = dispatch(words);
+    if (code == 0 && (std::fflush(stdout) != 0 || std::ferror(stdout) != 0))
+      throw Error(ErrorCode::write_failed,
+                  {.subject = "standard output", .expected = "cannot be written"});
+    return code;
   } catch (const Error& error) {
     return report(error, words);
   } catch (const std::bad_alloc&) {

@@ -13,6 +13,7 @@
 #include "app/out_pattern.h"
 #include "base/bytes.h"
 #include "base/error.h"
+#include "base/mapped_file.h"
 #include "base/nearest.h"
 
 namespace atelier {
@@ -102,6 +103,16 @@ void check_inputs(const GenerateOptions& o) {
   if (!o.mask.empty()) check_readable(o.mask, "--mask", Wanted::file);
 }
 
+/// A preview is rewritten without asking, so it must be none of the pictures drawn from.
+void check_preview(const GenerateOptions& o) {
+  for (const auto& [file, option] :
+       {std::pair(&o.init_image, "--init-image"), std::pair(&o.mask, "--mask"),
+        std::pair(&o.control_image, "--control-image")})
+    check_apart(o.preview, "--preview", *file, option);
+  for (const fs::path& file : o.references)
+    check_apart(o.preview, "--preview", file, "--reference");
+}
+
 }  // namespace
 
 void check_readable(const fs::path& path, std::string_view subject, Wanted wanted) {
@@ -145,6 +156,20 @@ void prepare_folder_of(const fs::path& file, std::string_view subject) {
     fail(ErrorCode::write_failed, subject,
          fmt::format("folder '{}' may not be written to", folder.string()),
          "Choose another one or change its permissions");
+  try {
+    AtomicFile::check_replaceable(file);
+  } catch (const Error& reason) {
+    throw reason.within(subject);
+  }
+}
+
+void check_apart(const fs::path& written, std::string_view subject, const fs::path& read,
+                 std::string_view other) {
+  std::error_code none;
+  if (!written.empty() && !read.empty() && fs::equivalent(written, read, none))
+    fail(ErrorCode::invalid_argument, subject,
+         fmt::format("'{}' is the file of {} and would be replaced", written.string(), other),
+         "Choose another name");
 }
 
 void check_options(const GenerateOptions& o) {
@@ -167,6 +192,7 @@ void check_options(const GenerateOptions& o) {
   if (!o.preview.empty()) check_picture_extension(o.preview, "--preview");
   if (!o.save_latent.empty()) check_latent_name(o.save_latent.string());
   check_inputs(o);
+  if (!o.preview.empty()) check_preview(o);
 }
 
 }  // namespace atelier

@@ -24,7 +24,12 @@ enum class Wanted { file, folder, either };
 void check_readable(const std::filesystem::path& path, std::string_view subject, Wanted wanted);
 
 /// Creates the folder `file` will lie in. Throws `write_failed` naming `subject` if it cannot be
-/// written to.
+/// written to, or if `file` is there and no file that could be replaced.
 void prepare_folder_of(const std::filesystem::path& file, std::string_view subject);
+
+/// Throws `invalid_argument` naming `subject` if the file to be written is the one `other` reads.
+/// Empty paths are never the same.
+void check_apart(const std::filesystem::path& written, std::string_view subject,
+                 const std::filesystem::path& read, std::string_view other);
 
 }  // namespace atelier

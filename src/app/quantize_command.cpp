@@ -13,6 +13,7 @@
 #include "app/progress.h"
 #include "base/bytes.h"
 #include "base/error.h"
+#include "base/mapped_file.h"
 
 namespace atelier {
 namespace {
@@ -97,6 +98,32 @@ class QuantizeHost final : public EngineHost {
               {.expected = std::move(expected), .hint = std::move(hint)});
 }
 
+/// Whether OUT is one of the files that IN, a folder or an index of shards, stands for.
+bool is_part_of_input(const std::filesystem::path& in, const std::filesystem::path& out) {
+  namespace fs = std::filesystem;
+  if (!fs::is_regular_file(out)) return false;
+  const fs::path file = fs::canonical(out), source = fs::canonical(in);
+  if (fs::is_directory(source))  // its weights lie in subfolders
+    return fs::equivalent(file.parent_path().parent_path(), source);
+  if (file.parent_path() != source.parent_path() || source.extension() != ".json") return false;
+  const MappedFile index = MappedFile::open(source);
+  const std::string_view text(reinterpret_cast<const char*>(index.bytes().data()),
+                              index.bytes().size());
+  return text.find('"' + file.filename().string() + '"') != text.npos;
+}
+
+/// The report replaces nothing that is needed, and without --overwrite nothing at all.
+void check_report(const QuantizeOptions& o) {
+  if (o.report.empty()) return;
+  check_apart(o.report, "--report", o.in, "IN");
+  check_apart(o.report, "--report", o.imatrix, "--imatrix");
+  if (std::filesystem::weakly_canonical(o.report) == std::filesystem::weakly_canonical(o.out))
+    refuse("--report and OUT are the same file", "Choose another name for the report");
+  if (!o.overwrite && std::filesystem::is_regular_file(o.report))
+    refuse(fmt::format("--report: '{}' exists already", o.report.string()),
+           "Add --overwrite to replace it");
+}
+
 void check(const QuantizeOptions& o) {
   if (o.in.empty() || o.out.empty())
     refuse("a file to read and a file to write are needed", "See 'atelier quantize --help'");
@@ -105,9 +132,14 @@ void check(const QuantizeOptions& o) {
   std::error_code none;
   if (std::filesystem::equivalent(o.in, o.out, none))
     refuse("IN and OUT are the same file", "Choose another name for OUT");
-  if (!o.overwrite && std::filesystem::exists(o.out))
+  for (const std::filesystem::path& file : {o.out, o.report})
+    if (is_part_of_input(o.in, file))
+      refuse(fmt::format("'{}' is one of the files of IN", file.string()), "Choose another name");
+  if (!o.overwrite && std::filesystem::is_regular_file(o.out))
     refuse(fmt::format("'{}' exists already", o.out.string()), "Add --overwrite to replace it");
   if (!o.imatrix.empty()) check_readable(o.imatrix, "--imatrix", Wanted::file);
+  check_apart(o.out, "OUT", o.imatrix, "--imatrix");
+  check_report(o);
   prepare_folder_of(o.out, "OUT");
   if (!o.report.empty()) prepare_folder_of(o.report, "--report");
 }
@@ -128,7 +160,7 @@ int run_quantize(std::span<const std::string> arguments) {
             "--collect-imatrix' or llama.cpp");
   line.path("--report", "FILE", o.report, "write every tensor's encoding and error there, as JSON");
   line.integer("--threads", o.threads, 0, 1024, "threads to use; 0: all processors");
-  line.flag("--overwrite", o.overwrite, "replace OUT if it exists");
+  line.flag("--overwrite", o.overwrite, "replace OUT and the report if they exist");
   line.flag("--json", json, "print one JSON object per line");
   line.footer(
       "Embeddings, norms, first and last layers stay floats; rows that suit no block of the type "

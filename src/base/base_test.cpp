@@ -1,6 +1,7 @@
 // Tests of errors, bytes, files, JSON limits and suggestions.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -134,6 +135,22 @@ TEST_P(AtomicFiles, TakeANewNameOnlyIfItIsFree) {
   EXPECT_TRUE(file.commit_new());
   EXPECT_EQ(fs::file_size(folder.path / "b"), 5u);
   EXPECT_EQ(std::distance(fs::directory_iterator(folder.path), {}), 2);
+}
+
+TEST_P(AtomicFiles, ReplaceNoPipeAndNoFolder) {
+  const Folder folder;
+  ASSERT_EQ(::mkfifo((folder.path / "pipe").c_str(), 0600), 0);
+  fs::create_directory(folder.path / "folder");
+  for (const char* name : {"pipe", "folder"}) {
+    EXPECT_EQ(code_of([&] {
+                AtomicFile file(folder.path / name, GetParam());
+                file.commit();
+              }),
+              ErrorCode::write_failed);
+    EXPECT_FALSE(fs::is_regular_file(folder.path / name));
+  }
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder.path), {}), 2);
+  EXPECT_EQ(code_of([&] { MappedFile::open(folder.path / "pipe"); }), ErrorCode::unreadable);
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, AtomicFiles,

@@ -29,7 +29,8 @@ std::string place_of(int descriptor) { return fmt::format("/proc/self/fd/{}", de
 }  // namespace
 
 MappedFile MappedFile::open(const std::filesystem::path& path) {
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // A pipe would otherwise be waited for.
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (descriptor < 0) throw_open(path, errno);
   struct stat status{};
   if (::fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
@@ -71,6 +72,18 @@ void MappedFile::advise(size_t offset, size_t size, int advice) const {
   const size_t begin = offset / page * page;
   const size_t end = offset + std::min(size, bytes_.size() - offset);
   ::madvise(const_cast<std::byte*>(bytes_.data()) + begin, end - begin, advice);
+}
+
+void AtomicFile::check_replaceable(const std::filesystem::path& path) {
+  std::error_code none;
+  const std::filesystem::file_status status = std::filesystem::status(path, none);
+  if (!std::filesystem::exists(status) || std::filesystem::is_regular_file(status)) return;
+  throw Error(ErrorCode::write_failed,
+              {.subject = path.string(),
+               .expected = fmt::format(
+                   "cannot be written, being {}",
+                   std::filesystem::is_directory(status) ? "a folder" : "a pipe or device"),
+               .hint = "Choose another name"});
 }
 
 AtomicFile::AtomicFile(std::filesystem::path path, Until until) : path_(std::move(path)) {
@@ -130,6 +143,7 @@ bool AtomicFile::link(const std::filesystem::path& name) {
 }
 
 void AtomicFile::commit() {
+  check_replaceable(path_);
   if (::fsync(descriptor_) != 0) fail(errno);
   // Only a name can replace a name, so a nameless file gets one for a moment.
   for (int attempt = 0; temporary_.empty(); ++attempt) {

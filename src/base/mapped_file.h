@@ -40,12 +40,15 @@ class AtomicFile {
  public:
   enum class Until { nameless, temporary_name };
   explicit AtomicFile(std::filesystem::path path, Until until = Until::nameless);
+  /// Throws `write_failed` if `path` names something that is no regular file.
+  static void check_replaceable(const std::filesystem::path& path);
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
-  /// Flushes to disk and gives the file its name, replacing another of that name.
+  /// Flushes to disk and gives the file its name, replacing another file of that name, but no
+  /// folder, pipe or device.
   void commit();
   /// The same, but returns false and changes nothing if the name is taken; may then be called
   /// again after `rename`.

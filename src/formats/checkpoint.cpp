@@ -33,6 +33,12 @@ constexpr std::array kReaders = {
 
 std::string first_bytes(FileBytes file) {
   if (file.empty()) return "an empty file";
+  const FileBytes start = file.first(std::min<size_t>(file.size(), 512));
+  if (std::ranges::all_of(start, [](std::byte byte) {
+        const auto c = std::to_integer<unsigned char>(byte);
+        return (c >= ' ' && c < 0x7f) || c == '\n' || c == '\r' || c == '\t';
+      }))
+    return "a text";
   std::string text = "a file that starts with";
   for (const std::byte byte : file.first(std::min<size_t>(file.size(), 8)))
     text += fmt::format(" {:02x}", std::to_integer<unsigned>(byte));

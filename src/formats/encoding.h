@@ -64,6 +64,11 @@ enum class Encoding : uint8_t {
   fp4,
 };
 
+/// Whole numbers and truth values, which are no weights by themselves.
+constexpr bool is_integer(Encoding encoding) {
+  return encoding >= Encoding::i64 && encoding <= Encoding::boolean;
+}
+
 /// The row of one encoding.
 struct EncodingInfo {
   Encoding encoding;

@@ -24,6 +24,7 @@ constexpr std::array kFourBits = {
     FourBits{".quant_state.bitsandbytes__nf4", "nf4", E::nf4},
     FourBits{".quant_state.bitsandbytes__fp4", "fp4", E::fp4},
 };
+constexpr std::string_view kAbsmax = ".absmax";
 constexpr int64_t kMostBlock = 1 << 20;  // elements
 
 std::string shown(const Json& json, const char* key) {
@@ -68,6 +69,15 @@ void ScaleFinder::find_four_bits() {
         const std::string weight = name.substr(0, name.size() - row.suffix.size());
         if (look(weight)) add_four_bits(weight, name, row.encoding);
       }
+  for (const auto& [name, info] : table_) {
+    if (!name.ends_with(kAbsmax)) continue;
+    const std::string weight = name.substr(0, name.size() - kAbsmax.size());
+    const TensorInfo* codes = look(weight);
+    if (codes && codes->encoding == E::u8 && !found_.companions.contains(weight))
+      bad_scale(weight + std::string(kFourBits[0].suffix),
+                fmt::format("it or that of __fp4, beside {}", tensor_subject(name)),
+                "no tensor of this name");
+  }
 }
 
 void ScaleFinder::add_four_bits(const std::string& weight, const std::string& state,

@@ -38,6 +38,7 @@ constexpr Telltale kNames[] = {
     {"blocks_0_cross_attn_", "Wan"},
     {"txt_norm", "Qwen-Image"},
     {"layers_0_adaLN_modulation", "Lumina or Z-Image"},
+    {"_SelfAttention_", "FLUX.1 or another model with T5"},
     {"lora_te2_", "Stable Diffusion XL"},
 };
 

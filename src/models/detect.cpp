@@ -30,13 +30,17 @@ namespace {
 struct Other {
   std::string_view piece;
   std::string_view what;
+  std::string_view hint = {};
 };
+constexpr std::string_view kGiveLora = "Give it with --lora, beside a --model";
+constexpr std::string_view kGiveFolder = "Give the folder it lies in with --embeddings";
 constexpr Other kOthers[] = {
-    {"lora_up.weight", "a LoRA"},
-    {"lora_A.weight", "a LoRA"},
-    {"lora_unet_", "a LoRA"},
-    {"hada_w1_a", "a LoHa"},
-    {"lokr_w1", "a LoKr"},
+    {"lora_up.weight", "a LoRA", kGiveLora},
+    {"lora_A.weight", "a LoRA", kGiveLora},
+    {"lora_unet_", "a LoRA", kGiveLora},
+    {"hada_w1_a", "a LoHa", kGiveLora},
+    {"lokr_w1", "a LoKr", kGiveLora},
+    {".in_sum2", "an importance matrix", "Give it to 'atelier quantize --imatrix'"},
     {"zero_convs.0.0.weight", "a ControlNet"},
     {"controlnet_cond_embedding.", "a ControlNet"},
     {"controlnet_blocks.0.", "a ControlNet"},
@@ -54,14 +58,19 @@ constexpr Other kOthers[] = {
     {"text_model.encoder.layers.0.", "a text encoder alone"},
     {"transformer.resblocks.0.", "a text encoder alone"},
     {"model.layers.0.self_attn.", "a language model"},
-    {"string_to_param", "a textual inversion"},
-    {"emb_params", "a textual inversion"},
+    {"string_to_param", "a textual inversion", kGiveFolder},
+    {"emb_params", "a textual inversion", kGiveFolder},
 };
 
-std::string looks_like(const TensorTable& tensors) {
+const Other* other_of(const TensorTable& tensors) {
   for (const Other& other : kOthers)
     for (const auto& [name, info] : tensors)
-      if (name.find(other.piece) != name.npos) return fmt::format("what looks like {}", other.what);
+      if (name.find(other.piece) != name.npos) return &other;
+  return nullptr;
+}
+
+std::string looks_like(const TensorTable& tensors) {
+  if (const Other* other = other_of(tensors)) return fmt::format("what looks like {}", other->what);
   if (tensors.empty()) return "no tensors";
   return fmt::format("{} tensors, the first named {}", tensors.size(), tensors.begin()->first);
 }
@@ -90,8 +99,12 @@ std::string wanted() {
 Detected detect_model(const std::shared_ptr<const TensorSource>& source) {
   for (const ModelDef* def : all_models())
     if (auto place = recognise(def->denoiser, source, def->prefixes)) return {def, *place};
-  throw Error(ErrorCode::unsupported,
-              {.subject = source->label(), .expected = wanted(), .found = nearest(source)});
+  const Other* other = other_of(source->tensors());
+  const bool known = other && !other->hint.empty();
+  throw Error(ErrorCode::unsupported, {.subject = source->label(),
+                                       .expected = known ? "a diffusion model" : wanted(),
+                                       .found = nearest(source),
+                                       .hint = std::string(known ? other->hint : "")});
 }
 
 }  // namespace atelier

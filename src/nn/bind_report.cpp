@@ -9,7 +9,7 @@
 
 namespace atelier {
 namespace {
-constexpr size_t kMostTold = 40;
+constexpr size_t kMostTold = 6;  // on one line
 }
 
 void BindReport::bound(const std::string& canonical, const Shape& shape) {
@@ -23,6 +23,12 @@ void BindReport::missing(const std::string& canonical, const Shape& wanted) {
 void BindReport::misshapen(const std::string& canonical, const Shape& found, const Shape& wanted) {
   problems_.push_back(fmt::format("shape of {}: file has {}, model wants {}", canonical,
                                   to_string(found), to_string(wanted)));
+}
+
+void BindReport::unscaled(const std::string& file_name, std::string_view encoding) {
+  problems_.push_back(
+      fmt::format("{} is stored as {} without the scales that would make weights of its numbers",
+                  file_name, encoding));
 }
 
 void BindReport::unsupported(const std::string& file_name, std::string_view encoding) {
@@ -51,9 +57,10 @@ void BindReport::throw_if_bad(std::string_view label) const {
   std::string all =
       fmt::format("{} tensor{} do{} not fit the model", problems_.size(),
                   problems_.size() == 1 ? "" : "s", problems_.size() == 1 ? "es" : "");
-  for (size_t i = 0; i < std::min(problems_.size(), kMostTold); ++i) all += "\n  " + problems_[i];
+  for (size_t i = 0; i < std::min(problems_.size(), kMostTold); ++i)
+    all += (i == 0 ? ": " : "; ") + problems_[i];
   if (problems_.size() > kMostTold)
-    all += fmt::format("\n  and {} more", problems_.size() - kMostTold);
+    all += fmt::format("; and {} more", problems_.size() - kMostTold);
   throw Error(ErrorCode::mismatch, {.subject = std::string(label), .expected = all});
 }
 

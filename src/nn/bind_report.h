@@ -21,6 +21,7 @@ class BindReport {
   void missing(const std::string& canonical, const Shape& wanted);
   void misshapen(const std::string& canonical, const Shape& found, const Shape& wanted);
   void unsupported(const std::string& file_name, std::string_view encoding);
+  void unscaled(const std::string& file_name, std::string_view encoding);
   /// Reports every tensor under the map's prefix that no model took, unless its model name matches
   /// one of `ignore`: a whole name, a "head.*" or a "*.tail".
   void check_unused(const KeyMap& keys, std::span<const std::string_view> ignore);
@@ -28,8 +29,8 @@ class BindReport {
   /// Model name -> shape of everything bound: the manifest.
   const std::map<std::string, Shape>& manifest() const { return manifest_; }
   const std::vector<std::string>& problems() const { return problems_; }
-  /// Throws `mismatch` about `label` with all problems (the first forty in words), if there are
-  /// any.
+  /// Throws `mismatch` about `label` with the number of problems and the first six in words, if
+  /// there are any.
   void throw_if_bad(std::string_view label) const;
 
  private:

@@ -51,10 +51,14 @@ Weight Scope::weight(std::string_view leaf, const Shape& shape) const {
   bool readable = true;
   for (const WeightPart& part : item->parts) {
     report.used(part.name);
-    const Encoding encoding = part.source->tensors().find(part.name)->second.encoding;
-    if (decodable(encoding)) continue;
+    const TensorInfo& info = part.source->tensors().find(part.name)->second;
+    const bool unscaled = is_integer(info.encoding) && !info.scaling;
+    if (decodable(info.encoding) && !unscaled) continue;
     readable = false;
-    report.unsupported(part.name, encoding_info(encoding).name);
+    if (unscaled)
+      report.unscaled(part.name, encoding_info(info.encoding).name);
+    else
+      report.unsupported(part.name, encoding_info(info.encoding).name);
   }
   if (without_trailing_ones(item->shape) != without_trailing_ones(shape)) {
     report.misshapen(canonical, item->shape, shape);

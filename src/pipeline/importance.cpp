@@ -80,6 +80,7 @@ ImportanceMatrix ImportanceMatrix::load(const std::filesystem::path& path) {
   if (type == file->metadata().end() || type->second != "imatrix")
     refuse(path, "an importance matrix (GGUF, general.type 'imatrix')", file->format());
   ImportanceMatrix matrix;
+  matrix.label_ = path.string();
   for (const auto& [tensor, info] : file->tensors()) {
     if (!tensor.ends_with(kSums)) continue;
     const std::string name = tensor.substr(0, tensor.size() - kSums.size());
@@ -126,11 +127,12 @@ void ImportanceMatrix::add(const std::string& name, const at::Tensor& x) {
   Entry& entry = entries_[name];
   if (entry.sums.empty()) entry.sums.resize(static_cast<size_t>(channels));
   if (static_cast<int64_t>(entry.sums.size()) != channels)
-    throw Error(ErrorCode::mismatch,
-                {.subject = fmt::format("importance of '{}'", name),
-                 .expected = fmt::format("{} channels, as collected before", entry.sums.size()),
-                 .found = std::to_string(channels),
-                 .hint = "The file was collected with another model"});
+    throw Error(
+        ErrorCode::mismatch,
+        {.subject = fmt::format("{}{}importance of '{}'", label_, label_.empty() ? "" : ": ", name),
+         .expected = fmt::format("{} channels, as collected before", entry.sums.size()),
+         .found = std::to_string(channels),
+         .hint = "The file was collected with another model"});
   for (const at::Tensor& some : x.reshape({-1, channels}).split(kRowsAtOnce)) {
     const at::Tensor squares = some.to(at::kCPU, at::kDouble).square();
     const at::Tensor finite = squares.sum(1).isfinite();

@@ -41,6 +41,7 @@ class ImportanceMatrix {
   };
   std::map<std::string, Entry, std::less<>> entries_;
   std::vector<std::string> data_sets_;  // named by a file that was read
+  std::string label_;  // the file it was read from
   uint32_t runs_ = 0;
 };
 

@@ -78,7 +78,8 @@ FoundPart vae_in(const ModelDef& def, const Source& source) {
   fail_mixed_up(source, "holds no VAE that this program knows");
 }
 
-/// A text encoder where a whole checkpoint keeps it, or alone in a file of its depth.
+/// A text encoder where a whole checkpoint of this or another model keeps it, or alone in a file of
+/// its depth.
 std::optional<FoundPart> text_in(const TextPart& part, const Source& source) {
   if (auto place = find_place(*source, part.prefixes, part.encoder->layouts))
     return FoundPart{source, *place};
@@ -87,6 +88,11 @@ std::optional<FoundPart> text_in(const TextPart& part, const Source& source) {
     if (place)
       return encoder == part.encoder ? std::optional(FoundPart{source, *place}) : std::nullopt;
   }
+  for (const ModelDef* def : all_models())
+    for (const TextPart& same : def->text)
+      if (same.encoder == part.encoder)
+        if (auto place = recognise(*same.encoder, source, same.prefixes))
+          return FoundPart{source, *place};
   return {};
 }
 
@@ -113,6 +119,21 @@ void check_taken(const ModelDef& def, const ModelFiles& files) {
   }
 }
 
+/// Throws for a file of --text-encoder that gave nothing.
+[[noreturn]] void fail_unused(const ModelDef& def, const Source& source) {
+  std::string wanted;
+  for (const TextPart& part : def.text) {
+    if (text_in(part, source))
+      fail(source,
+           fmt::format("holds the text encoder {}, for which another file is given",
+                       part.encoder->name),
+           "Leave one of them out");
+    wanted += fmt::format("{}{}", wanted.empty() ? "" : " or ", part.encoder->name);
+  }
+  fail_mixed_up(source, fmt::format("holds no text encoder {}", wanted),
+                fmt::format("{} takes no other", def.title));
+}
+
 void find_text(ModelParts& parts, const ModelFiles& files) {
   check_taken(*parts.def, files);
   std::vector<Source> own_files;
@@ -128,14 +149,8 @@ void find_text(ModelParts& parts, const ModelFiles& files) {
         found = FoundPart{parts.denoiser.source, *place};
     parts.text.push_back(std::move(found));
   }
-  for (size_t i = 0; i < own_files.size(); ++i) {
-    if (used[i]) continue;
-    std::string wanted;
-    for (const TextPart& part : parts.def->text)
-      wanted += fmt::format("{}{}", wanted.empty() ? "" : " or ", part.encoder->name);
-    fail_mixed_up(own_files[i], fmt::format("holds no text encoder {}", wanted),
-                  fmt::format("{} takes no other", parts.def->title));
-  }
+  for (size_t i = 0; i < own_files.size(); ++i)
+    if (!used[i]) fail_unused(*parts.def, own_files[i]);
 }
 
 /// What scheduler_config.json of a diffusers folder states about training.
@@ -226,6 +241,12 @@ void require_complete(const ModelParts& parts) {
   fail(parts.denoiser.source, fmt::format("holds no {}", fmt::join(missing, ", no ")),
        fmt::format("Name {} with {}", missing.size() == 1 ? "a file that does" : "files that do",
                    fmt::join(options, ", ")));
+}
+
+void require_taesd(const Source& source) {
+  if (!has_taesd(*source))
+    fail_mixed_up(source, "holds no tiny autoencoder (TAESD)",
+                  "Give taesd_decoder.safetensors, or that of the model's family");
 }
 
 std::optional<std::string> lone_part(const Source& source) {

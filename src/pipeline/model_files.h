@@ -53,6 +53,9 @@ void read_metadata(ModelParts& parts, const Metadata& metadata);
 /// Throws `mismatch` naming the options that help if parts that drawing needs are missing.
 void require_complete(const ModelParts& parts);
 
+/// Throws `mismatch` unless the file holds a tiny autoencoder.
+void require_taesd(const std::shared_ptr<const TensorSource>& source);
+
 /// What a lone file holds that is no whole model: "autoencoder (VAE)", "text encoder clip_l",
 /// "tiny autoencoder (TAESD)"; nothing if unknown.
 std::optional<std::string> lone_part(const std::shared_ptr<const TensorSource>& source);

@@ -121,6 +121,11 @@ E target(const QuantPart& part, const QuantType& type, const std::string& name,
   return suited(info.shape, of_role(type, role));
 }
 
+/// What GGUF calls bytes as they are: it knows no U8, which is how T5 files keep their tokenizer.
+E in_gguf(std::string_view name, E encoding) {
+  return encoding == E::u8 && name.ends_with("spiece_model") ? E::i8 : encoding;
+}
+
 /// The model's own names of matrices, by their names in the file, whatever layout that has.
 using ModelNames = std::multimap<std::string, std::string, std::less<>>;
 
@@ -227,6 +232,13 @@ QuantPlan plan_quantization(const std::shared_ptr<const TensorSource>& source,
       .type = &type, .architecture = std::string(part.name), .gguf = gguf, .tensors = {}};
   const ModelNames names = importance ? model_names(source, part) : ModelNames();
   for (const auto& [name, info] : source->tensors()) {
+    if (gguf && !is_number(info) && encoding_info(in_gguf(name, info.encoding)).ggml_type < 0)
+      throw Error(ErrorCode::unsupported,
+                  {.subject = source->label(),
+                   .expected = fmt::format("tensor '{}' is {}, which GGUF cannot hold", name,
+                                           encoding_info(info.encoding).name),
+                   .hint = "If its scales are missing the file is damaged; otherwise write "
+                           ".safetensors"});
     if (is_number(info) && !decodable(info.encoding))
       throw Error(ErrorCode::unsupported,
                   {.subject = source->label(),
@@ -252,7 +264,8 @@ QuantPlan plan_quantization(const std::shared_ptr<const TensorSource>& source,
 void run_quantization(const QuantJob& job) {
   std::vector<TensorSpec> specs;
   for (const TensorPlan& tensor : job.plan.tensors)
-    specs.push_back({tensor.name, tensor.shape, tensor.to});
+    specs.push_back(
+        {tensor.name, tensor.shape, job.plan.gguf ? in_gguf(tensor.name, tensor.to) : tensor.to});
   uint64_t read = 0;
   const auto check_stop = [&] {
     if (job.stop.stop_requested())

@@ -151,6 +151,10 @@ UnigramVocabulary read_unigram(const std::filesystem::path& path) {
                               file.bytes().size());
   const size_t first = text.find_first_not_of(" \t\r\n");
   if (first != text.npos && text[first] == '{') return read_unigram_json(text, path.string());
+  // A message begins with its first field, of pieces.
+  if (!text.empty() && text[0] != '\n')
+    refuse_vocabulary(path.string(), "spiece.model or tokenizer.json of a T5",
+                      "another kind of file");
   return read_spiece_model(file.bytes(), path.string());
 }
 

@@ -122,6 +122,7 @@ void Generation::read_loras() {
 }
 
 void Generation::warn(const std::string& message) {
+  if (!warned_.insert(message).second) return;
   host_.event({{"event", "warning"}, {"message", message}});
 }
 

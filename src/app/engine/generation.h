@@ -4,6 +4,7 @@
 #include <chrono>
 #include <list>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -49,6 +50,7 @@ class Generation {
   Json used_settings() const;
   VaeTiling tiling() const { return options_.tiled_vae ? VaeTiling::on : VaeTiling::off; }
   void phase(const char* name);
+  /// Tells the host, unless the same was said already.
   void warn(const std::string& message);
   /// Says what is allowed but hardly meant.
   void warn_of_options(int threads);
@@ -61,6 +63,7 @@ class Generation {
   StepClock::Clock::time_point started_;
   StartPictures pictures_;
   ImportanceMatrix importance_;
+  std::set<std::string> warned_;
   std::list<ImportanceCollector> collectors_;
   std::optional<Engine> engine_;  // watched by the collectors
   Plan plan_;

@@ -10,6 +10,7 @@
 #include "media/resize.h"
 #include "models/taesd.h"
 #include "pipeline/image_tensor.h"
+#include "pipeline/model_files.h"
 
 namespace atelier {
 
@@ -21,6 +22,7 @@ Preview::Preview(Engine& engine, std::filesystem::path file, const std::filesyst
     return;
   }
   const auto source = open_source(decoder);
+  require_taesd(source);
   BindReport report;
   taesd_ = load_taesd({.decoder = source, .encoder = {}, .scale = {format.scale, format.shift}},
                       residency_, report, engine.vae().compute());
