@@ -54,7 +54,8 @@ TEST(LoraOption, OtherWordsBelongToTheName) {
 }
 
 TEST(LoraOption, NamelessAndBoundlessAreErrors) {
-  for (const char* word : {"", ":1", "a.pt:nan", "a.pt:inf", "a.pt:101", "a.pt:blocks="})
+  for (const char* word :
+       {"", ":1", "a.pt:nan", "a.pt:inf", "a.pt:101", "a.pt:blocks=", "a.pt:blocks=IN=0:0.3"})
     EXPECT_THROW(parse_lora_option(word), Error) << word;
 }
 

@@ -86,12 +86,9 @@ std::string nearest(const std::shared_ptr<const TensorSource>& source) {
 }
 
 std::string wanted() {
-  std::set<std::string_view> titles, signatures;
-  for (const ModelDef* def : all_models()) {
-    titles.insert(def->title);
-    for (const KeyLayout& layout : def->denoiser.layouts) signatures.insert(layout.signature);
-  }
-  return fmt::format("{} (by {})", fmt::join(titles, ", "), fmt::join(signatures, " or "));
+  std::set<std::string_view> titles;
+  for (const ModelDef* def : all_models()) titles.insert(def->title);
+  return fmt::format("a diffusion model of {}", fmt::join(titles, ", "));
 }
 
 }  // namespace

@@ -35,6 +35,7 @@ TEST_F(Names, EveryProblemIsToldInOneMessage) {
     EXPECT_NE(text.find("missing b.bias [7]"), text.npos) << text;
     EXPECT_NE(text.find("unused left.over"), text.npos) << text;
     EXPECT_EQ(text.find("ema.left"), text.npos) << text;
+    EXPECT_EQ(text.find('\n'), text.npos) << text;
   }
 }
 

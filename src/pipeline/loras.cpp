@@ -1,10 +1,14 @@
 // Strengths put to what was read.
 #include "pipeline/loras.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "base/error.h"
+#include "formats/model_folder.h"
 #include "lora/blocks.h"
+#include "pipeline/model_files.h"
 
 namespace atelier {
 namespace {
@@ -26,6 +30,20 @@ void add(std::vector<PatchTable>& tables, const Lora& lora, const LoraUse& use,
   }
 }
 
+/// Reads the file; one that is no LoRA is told for what it is.
+std::shared_ptr<const Lora> read(const std::filesystem::path& file, const LoraModel& model) {
+  try {
+    return read_lora(file, model);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::mismatch) throw;
+    const auto other = lone_part(open_source(file));
+    if (!other) throw;
+    throw Error(ErrorCode::mismatch, {.subject = file.string(),
+                                      .expected = "a LoRA",
+                                      .found = fmt::format("a file of another kind: {}", *other)});
+  }
+}
+
 }  // namespace
 
 LoraShelf::Result LoraShelf::use(std::span<const LoraUse> uses, const LoraModel& model) {
@@ -41,7 +59,7 @@ LoraShelf::Result LoraShelf::use(std::span<const LoraUse> uses, const LoraModel&
     std::shared_ptr<const Lora>& lora = files[use.file];
     if (!lora) {
       const auto known = files_.find(use.file);
-      lora = known != files_.end() ? known->second : read_lora(use.file, model);
+      lora = known != files_.end() ? known->second : read(use.file, model);
       if (known == files_.end())
         result.warnings.insert(result.warnings.end(), lora->warnings.begin(), lora->warnings.end());
     }

@@ -198,7 +198,12 @@ Detected denoiser_in(const Source& source) {
   try {
     return detect_model(source);
   } catch (const Error& error) {
-    if (error.code() != ErrorCode::unsupported || identity_of(source).what.empty()) throw;
+    // A damaged denoiser is not to be called by what lies beside it.
+    const bool damaged = std::ranges::any_of(all_models(), [&](const ModelDef* def) {
+      return find_place(*source, def->prefixes, def->denoiser.layouts).has_value();
+    });
+    if (error.code() != ErrorCode::unsupported || damaged || identity_of(source).what.empty())
+      throw;
     fail_mixed_up(source, "holds no diffusion model");
   }
 }

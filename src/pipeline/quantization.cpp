@@ -164,6 +164,35 @@ std::vector<float> importance_of(const QuantJob& job, const TensorPlan& tensor) 
                                    : job.importance->weights(tensor.importance);
 }
 
+/// The tensors of the file to be written. Throws `unsupported` for what GGUF cannot hold.
+std::vector<TensorSpec> specs_of(const QuantJob& job) {
+  std::vector<TensorSpec> specs;
+  for (const TensorPlan& tensor : job.plan.tensors) {
+    const E to = job.plan.gguf ? in_gguf(tensor.name, tensor.to) : tensor.to;
+    if (job.plan.gguf && encoding_info(to).ggml_type < 0)
+      throw Error(ErrorCode::unsupported,
+                  {.subject = job.source->label(),
+                   .expected = fmt::format("tensor '{}' is {}, which GGUF cannot hold", tensor.name,
+                                           encoding_info(to).name),
+                   .hint = "If its scales are missing the file is damaged; otherwise write "
+                           ".safetensors"});
+    specs.push_back({tensor.name, tensor.shape, to});
+  }
+  return specs;
+}
+
+/// Rewrites one tensor; what is wrong with its numbers is told with the file's name.
+TensorError rewrite_tensor(const QuantJob& job, const TensorPlan& tensor,
+                           const std::function<void(std::span<const std::byte>)>& sink) {
+  const auto weights = importance_of(job, tensor);
+  try {
+    return rewrite(*job.source, {tensor.name, tensor.to, weights}, sink);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::malformed) throw;
+    throw error.within(job.source->label());
+  }
+}
+
 /// The source's metadata, typed where it is GGUF itself (a tokenizer, for instance), and ours.
 GgufEntries gguf_metadata(const QuantJob& job) {
   GgufEntries entries;
@@ -232,13 +261,6 @@ QuantPlan plan_quantization(const std::shared_ptr<const TensorSource>& source,
       .type = &type, .architecture = std::string(part.name), .gguf = gguf, .tensors = {}};
   const ModelNames names = importance ? model_names(source, part) : ModelNames();
   for (const auto& [name, info] : source->tensors()) {
-    if (gguf && !is_number(info) && encoding_info(in_gguf(name, info.encoding)).ggml_type < 0)
-      throw Error(ErrorCode::unsupported,
-                  {.subject = source->label(),
-                   .expected = fmt::format("tensor '{}' is {}, which GGUF cannot hold", name,
-                                           encoding_info(info.encoding).name),
-                   .hint = "If its scales are missing the file is damaged; otherwise write "
-                           ".safetensors"});
     if (is_number(info) && !decodable(info.encoding))
       throw Error(ErrorCode::unsupported,
                   {.subject = source->label(),
@@ -262,10 +284,7 @@ QuantPlan plan_quantization(const std::shared_ptr<const TensorSource>& source,
 }
 
 void run_quantization(const QuantJob& job) {
-  std::vector<TensorSpec> specs;
-  for (const TensorPlan& tensor : job.plan.tensors)
-    specs.push_back(
-        {tensor.name, tensor.shape, job.plan.gguf ? in_gguf(tensor.name, tensor.to) : tensor.to});
+  const std::vector<TensorSpec> specs = specs_of(job);
   uint64_t read = 0;
   const auto check_stop = [&] {
     if (job.stop.stop_requested())
@@ -274,12 +293,10 @@ void run_quantization(const QuantJob& job) {
   const TensorPieces pieces = [&](size_t i, const ByteSink& sink) {
     const TensorPlan& tensor = job.plan.tensors[i];
     check_stop();
-    const auto weights = importance_of(job, tensor);
-    const TensorError error = rewrite(*job.source, {tensor.name, tensor.to, weights},
-                                      [&](std::span<const std::byte> piece) {
-                                        check_stop();
-                                        sink(piece);
-                                      });
+    const TensorError error = rewrite_tensor(job, tensor, [&](std::span<const std::byte> piece) {
+      check_stop();
+      sink(piece);
+    });
     read += tensor.from_bytes;
     if (job.progress) job.progress(tensor, error, read);
   };

@@ -81,7 +81,7 @@ TEST_F(Quantization, BlocksRefuseWhatTheyCannotStandFor) {
                                      std::pair("fp8", "a.safetensors")}) {
       const Error error = error_of([&] { write(source_, type, file); });
       EXPECT_EQ(error.code(), ErrorCode::malformed);
-      EXPECT_EQ(error.facts().subject, "tensor 'blocks.weight'");
+      EXPECT_EQ(error.facts().subject, "memory: tensor 'blocks.weight'");
     }
   }
   EXPECT_TRUE(std::filesystem::is_empty(folder_.path));

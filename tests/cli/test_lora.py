@@ -98,7 +98,8 @@ class Lora(Case):
         file = write_lora(self.folder / "flux.safetensors", [("lora_unet_double_blocks_0_img_attn_qkv", 96, 32)])
         self.assert_fails(self.draw("--lora", file), 1, "flux.safetensors", "a LoRA for Stable Diffusion 1.x",
                           "one for FLUX.1")
-        self.assert_fails(self.draw("--lora", model("tiny")), 1, "tiny.safetensors", "a LoRA (names such as")
+        self.assert_fails(self.draw("--lora", model("tiny")), 1, "tiny.safetensors", "expected a LoRA, found a file of",
+                          "Stable Diffusion 1.x")
         self.assertNotIn("a.png", self.files())
 
     def test_wrong_words_are_refused_before_anything_is_opened(self):

@@ -55,6 +55,13 @@ class WrongKinds(Typed):
         self.assert_fails(self.draw("-m", model("tiny"), "--preview", self.folder / "p.png", "--preview-decoder",
                                     model("tiny-flux", "vae")), 1, "TAESD", "it is an autoencoder (VAE)", "--vae")
 
+    def test_a_damaged_denoiser_is_not_called_by_what_lies_beside_it(self):
+        tensors = {name: row for name, row in self.typed(model("tiny")).items()
+                   if not name.startswith("model.diffusion_model.out.")}
+        result = self.draw("-m", self.write("pruned.safetensors", tensors))
+        self.assert_fails(result, 1, "pruned.safetensors", "found a unet in the original layout")
+        self.assertNotIn("autoencoder", result.err)
+
     def test_an_importance_matrix_of_another_model_is_named(self):
         matrix = self.folder / "i.gguf"
         self.assertEqual(self.draw("-m", model("tiny"), "--collect-imatrix", matrix).code, 0)
@@ -69,6 +76,10 @@ class WrongKinds(Typed):
         result = self.draw("-m", model("tiny-xl"), "--lora", lora)
         self.assert_fails(result, 1, "expected a LoRA for Stable Diffusion XL", "T5")
         self.assertNotIn("found one for Stable Diffusion XL", result.err)
+
+    def test_a_lora_that_is_none(self):
+        for file, kind in ((model("tiny-flux", "vae"), "autoencoder"), (model("tiny-xl"), "Stable Diffusion XL")):
+            self.assert_fails(self.draw("-m", model("tiny"), "--lora", file), 1, "expected a LoRA, found", kind)
 
     def test_strengths_behind_blocks_are_told(self):
         lora = self.lora("a.safetensors", [("lora_unet_middle_block_1_proj_in", 32, 32)])
