@@ -118,7 +118,7 @@ Weight::Entry::Entry(std::shared_ptr<Residency::State> state, std::vector<Operan
 
 Weight::Entry::~Entry() {
   state_->count(-bytes_);
-  if (home_ == Home::stored) release_stored(nullptr);
+  if (home_ == Home::stored || form_.read_as_stored) release_stored(nullptr);
 }
 
 int64_t Weight::Entry::stored_bytes() const {

@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/mapped_file.h"
 #include "base/utf8.h"
+#include "device/cpu/allocation.h"
 #include "device/cpu/features.h"
 #include "device/memory_info.h"
 #include "nn/layers.h"
@@ -170,6 +171,8 @@ void Generation::encode_prompts() {
     positive_.push_back(encode(prompt, reader, kPositiveScore));
   if (plan_.settings.negative) negative_ = encode(options_.negative, reader, kNegativeScore);
   for (Component<TextEncoder>& text : engine_->text()) text.release();
+  // The heap of one phase would lie beside the mapped weights of the next.
+  if (!plan_.all_prepared) trim_allocator();
 }
 
 Conditioning Generation::encode(const std::string& prompt, const PromptReader& reader,
@@ -203,6 +206,7 @@ void Generation::load_model() {
 void Generation::draw_run(size_t run) {
   const at::Tensor latent = sample_run(run);
   if (run + 1 == options_.prompts.size()) engine_->unet().release();
+  if (!plan_.all_prepared) trim_allocator();
   if (!options_.save_latent.empty()) {
     const std::filesystem::path file = files_.free_name(options_.save_latent);
     save_latent(file, engine_->to_vae_space(latent));

@@ -146,10 +146,14 @@ void estimate(Plan& plan, const GenerateOptions& options, Engine& engine) {
   plan.available = read_memory_info().usable_available();
   if (!options.ram.empty())
     plan.available = std::min(plan.available, parse_bytes(options.ram, "--ram"));
-  plan.text = plan_phase(text_needs(engine), pictures, plan.available);
-  plan.unet = plan_phase(engine.unet().needs(), step + pictures, plan.available);
+  const Residency::Needs text = text_needs(engine), unet = engine.unet().needs();
+  const Residency::Needs vae_needs = engine.vae().needs();
+  plan.text = plan_phase(text, pictures, plan.available);
+  plan.unet = plan_phase(unet, step + pictures, plan.available);
   const Bytes unet_stays = plan.runs > 1 ? plan.unet.kept : Bytes();
-  plan.vae = plan_phase(engine.vae().needs(), unet_stays + coding + pictures, plan.available);
+  plan.vae = plan_phase(vae_needs, unet_stays + coding + pictures, plan.available);
+  plan.all_prepared = plan.text.kept >= text.prepared && plan.unet.kept >= unet.prepared &&
+                      plan.vae.kept >= vae_needs.prepared;
   plan.weights = plan.unet.kept + plan.vae.kept;
   plan.activations = std::max(step, coding);
   plan.needed = std::max({plan.text.needed, plan.unet.needed, plan.vae.needed});

@@ -35,6 +35,7 @@ struct Plan {
   int threads = 1;
   Bytes weights, activations, needed, least, available;
   PhaseMemory text, unet, vae;
+  bool all_prepared = true;  // no weights are prepared anew for each use
   bool tiling_helps = false;  // decoding needs most, and is not tiled
   double seconds_per_call = 0;  // of the denoiser, estimated; 0: unknown
 };

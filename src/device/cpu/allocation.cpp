@@ -20,4 +20,10 @@ bool tune_allocator() {
 #endif
 }
 
+void trim_allocator() {
+#if defined(__GLIBC__)
+  malloc_trim(0);
+#endif
+}
+
 }  // namespace atelier

@@ -12,4 +12,9 @@ namespace atelier {
 /// whether all three settings were taken.
 bool tune_allocator();
 
+/// Gives freed memory back to the kernel, where it stands in the way of what is not of the heap:
+/// mapped files and the slots of weights. What is used again is faulted in again. Safe from any
+/// thread; does nothing where the allocator cannot.
+void trim_allocator();
+
 }  // namespace atelier

@@ -4,10 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/error.h"
 #include "device/cpu/allocation.h"
 #include "device/cpu/kernels.h"
+#include "device/cpu/scratch.h"
 #include "device/memory_info.h"
 
 namespace atelier {
@@ -115,6 +117,24 @@ TEST(Allocation, LargeBlocksStayInTheHeap) {
 #else
   EXPECT_FALSE(tune_allocator());
 #endif
+}
+
+TEST(Allocation, FreedMemoryIsGivenBackWhenAsked) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP() << "the sanitizer has an allocator of its own";
+#endif
+#if !defined(__GLIBC__)
+  GTEST_SKIP() << "the allocator has no such call";
+#endif
+  tune_allocator();
+  const auto resident = [] { return read_process_memory().resident; };
+  {
+    const Scratch used((256_MiB).count());
+    std::memset(used.data(), 1, static_cast<size_t>((256_MiB).count()));
+  }
+  const Bytes kept = resident();
+  trim_allocator();
+  EXPECT_LT(resident(), kept - 200_MiB);
 }
 
 }  // namespace
