@@ -227,10 +227,16 @@ TEST(UNetFiles, WhoseWidthsNormsCannotGroupAreRefused) {
 TEST(UNetFiles, OfOtherKindsAreNamed) {
   const auto lora = std::make_shared<MemorySource>("style.safetensors");
   lora->put("lora_unet_down_blocks_0.lora_up.weight", at::zeros({4, 4}));
-  const std::string text = message([&] { detect_model(lora); }, ErrorCode::unsupported);
-  for (const char* part :
-       {"style.safetensors", "Stable Diffusion XL", "input_blocks.0.0.weight", "looks like a LoRA"})
-    EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
+  const auto control = std::make_shared<MemorySource>("edges.safetensors");
+  control->put("zero_convs.0.0.weight", at::zeros({4, 4}));
+  const auto told = [](const auto& source, std::initializer_list<const char*> parts) {
+    const std::string text = message([&] { detect_model(source); }, ErrorCode::unsupported);
+    for (const char* part : parts)
+      EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
+  };
+  told(lora, {"style.safetensors", "a diffusion model", "looks like a LoRA", "--lora"});
+  told(control,
+       {"edges.safetensors", "Stable Diffusion XL", "FLUX.1 dev", "looks like a ControlNet"});
 }
 
 TEST(UNetInputs, ThatDoNotFitAreRefused) {
