@@ -74,6 +74,12 @@ ATELIER_LANES __m128i load_bytes(const std::byte* from) {
   return _mm_cvtepu8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
 }
 
+ATELIER_LANES Floats load_doubles(const std::byte* from) {
+  const auto* p = reinterpret_cast<const double*>(from);
+  return _mm256_set_m128(_mm256_cvtpd_ps(_mm256_loadu_pd(p + 4)),
+                         _mm256_cvtpd_ps(_mm256_loadu_pd(p)));
+}
+
 struct StoredFloat : ScalarFloat {
   ATELIER_LANES static Floats load(const std::byte* from) {
     return _mm256_loadu_ps(reinterpret_cast<const float*>(from));

@@ -72,6 +72,12 @@ ATELIER_LANES __m256i load_bytes(const std::byte* from) {
   return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
 }
 
+ATELIER_LANES Floats load_doubles(const std::byte* from) {
+  const auto* p = reinterpret_cast<const double*>(from);
+  return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(_mm512_loadu_pd(p))),
+                            _mm512_cvtpd_ps(_mm512_loadu_pd(p + 8)), 1);
+}
+
 struct StoredFloat : ScalarFloat {
   ATELIER_LANES static Floats load(const std::byte* from) {
     return _mm512_loadu_ps(reinterpret_cast<const float*>(from));
