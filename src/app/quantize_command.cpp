@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 
@@ -103,8 +104,9 @@ bool is_part_of_input(const std::filesystem::path& in, const std::filesystem::pa
   namespace fs = std::filesystem;
   if (!fs::is_regular_file(out)) return false;
   const fs::path file = fs::canonical(out), source = fs::canonical(in);
-  if (fs::is_directory(source))  // its weights lie in subfolders
-    return fs::equivalent(file.parent_path().parent_path(), source);
+  if (fs::is_directory(source))
+    return std::mismatch(source.begin(), source.end(), file.begin(), file.end()).first ==
+           source.end();
   if (file.parent_path() != source.parent_path() || source.extension() != ".json") return false;
   const MappedFile index = MappedFile::open(source);
   const std::string_view text(reinterpret_cast<const char*>(index.bytes().data()),

@@ -4,24 +4,12 @@
 #include <gtest/gtest.h>
 
 #include "device/cpu/int8.h"
-#include "memory/memory_source.h"
 #include "nn/layers.h"
+#include "nn/test_support.h"
 #include "quant/decode.h"
 
 namespace atelier::nn {
 namespace {
-
-class Product final : public WeightPatch {
- public:
-  Product(Tensor up, Tensor down) : factors_{std::move(up), std::move(down)} {}
-  void apply(Tensor& weight, double strength) const override {
-    weight.add_(at::matmul(factors_.up, factors_.down), strength);
-  }
-  std::optional<LowRank> low_rank() const override { return factors_; }
-
- private:
-  LowRank factors_;
-};
 
 struct Int8 : ::testing::TestWithParam<at::ScalarType> {
   c10::InferenceMode guard;

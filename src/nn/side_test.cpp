@@ -2,24 +2,12 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
-#include "memory/memory_source.h"
 #include "nn/layers.h"
+#include "nn/test_support.h"
 #include "quant/decode.h"
 
 namespace atelier::nn {
 namespace {
-
-class Product final : public WeightPatch {
- public:
-  Product(Tensor up, Tensor down) : factors_{std::move(up), std::move(down)} {}
-  void apply(Tensor& weight, double strength) const override {
-    weight.add_(at::matmul(factors_.up, factors_.down), strength);
-  }
-  std::optional<LowRank> low_rank() const override { return factors_; }
-
- private:
-  LowRank factors_;
-};
 
 struct Precision {
   at::ScalarType dtype;

@@ -200,6 +200,15 @@ class Replacing(Typed):
         self.assertEqual(self.quantize(index, self.folder / "b.gguf").code, 0)
         self.assertEqual(self.quantize(index, self.folder / "b.gguf", "--overwrite").code, 0)
 
+    def test_output_is_no_file_of_the_folder_that_is_read(self):
+        source = self.folder / "model"
+        for place in ("", "unet", "unet/deeper"):
+            (source / place).mkdir(parents=True, exist_ok=True)
+            file = source / place / "weights.safetensors"
+            file.write_bytes(b"mine")
+            self.assert_fails(self.quantize(source, file, "--overwrite"), 2, "one of the files of IN")
+            self.assertEqual(file.read_bytes(), b"mine")
+
     def test_output_does_not_replace_the_importance_matrix(self):
         matrix = self.folder / "i.gguf"
         self.assertEqual(self.draw("-m", model("tiny"), "--collect-imatrix", matrix).code, 0)

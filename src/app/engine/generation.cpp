@@ -205,8 +205,10 @@ void Generation::load_model() {
 
 void Generation::draw_run(size_t run) {
   const at::Tensor latent = sample_run(run);
-  if (run + 1 == options_.prompts.size()) engine_->unet().release();
-  if (!plan_.all_prepared) trim_allocator();
+  if (run + 1 == options_.prompts.size()) {
+    engine_->unet().release();
+    if (!plan_.all_prepared) trim_allocator();
+  }
   if (!options_.save_latent.empty()) {
     const std::filesystem::path file = files_.free_name(options_.save_latent);
     save_latent(file, engine_->to_vae_space(latent));
@@ -299,9 +301,6 @@ Json Generation::used_settings() const {
                {"dtype", dtype_name(engine_->unet().compute().dtype)},
                {"text_dtype", dtype_name(engine_->text().front().compute().dtype)},
                {"vae_dtype", dtype_name(engine_->vae().compute().dtype)}};
-  const auto add_name = [&](const char* key, const std::filesystem::path& path) {
-    if (!path.empty()) used[key] = valid_utf8(path.filename().string());
-  };
   if (engine_->text().size() > 1)
     used["text_2_dtype"] = dtype_name(engine_->text().back().compute().dtype);
   if (plan_.settings.guidance) used["guidance"] = *plan_.settings.guidance;
@@ -316,15 +315,12 @@ Json Generation::used_settings() const {
        {std::pair("no_noise", o.no_noise), std::pair("keep_noise", o.keep_noise),
         std::pair("tiled_vae", o.tiled_vae), std::pair("int8", o.int8)})
     if (set) used[key] = true;
-  add_name("init_image", o.init_image);
-  add_name("init_latent", o.init_latent);
-  add_name("mask", o.mask);
-  add_name("control_image", o.control_image);
-  add_name("vae", o.vae);
-  add_name("clip_l", o.clip_l);
-  add_name("clip_g", o.clip_g);
-  add_name("t5", o.t5);
-  add_name("t5_tokenizer", o.t5_tokenizer);
+  for (const auto& [key, path] :
+       {std::pair("init_image", &o.init_image), std::pair("init_latent", &o.init_latent),
+        std::pair("mask", &o.mask), std::pair("control_image", &o.control_image),
+        std::pair("vae", &o.vae), std::pair("clip_l", &o.clip_l), std::pair("clip_g", &o.clip_g),
+        std::pair("t5", &o.t5), std::pair("t5_tokenizer", &o.t5_tokenizer)})
+    if (!path->empty()) used[key] = valid_utf8(path->filename().string());
   for (const auto& [key, files] :
        {std::pair("text_encoders", &o.text_encoders), std::pair("references", &o.references)})
     for (const std::filesystem::path& file : *files)

@@ -83,16 +83,7 @@ TEST_P(LinearTest, AnyDepthAndWidthAgrees) {
 }
 
 TEST_P(LinearTest, EveryEpilogueAgrees) {
-  for (const CpuEpilogue epilogue :
-       {CpuEpilogue::plain, CpuEpilogue::gelu, CpuEpilogue::gelu_tanh, CpuEpilogue::quick_gelu,
-        CpuEpilogue::silu, CpuEpilogue::geglu}) {
-    for (const bool bias : {false, true}) {
-      for (const bool accumulate : {false, true}) {
-        expect_right({{type(), 160, 96, epilogue}, 70, bias, accumulate});
-      }
-    }
-    expect_right({{type(), 64, 42, epilogue}, 33});
-  }
+  for (const Problem& problem : epilogue_problems(type())) expect_right(problem);
 }
 
 TEST_P(LinearTest, WeightsReadWhilePackingArePackedAlike) {

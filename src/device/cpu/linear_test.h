@@ -30,6 +30,23 @@ struct Problem {
   int64_t gap = 0;  // between rows of x and of y
 };
 
+/// Every epilogue with and without bias and residual, and at sizes that are no multiples.
+inline std::vector<Problem> epilogue_problems(CpuType type) {
+  std::vector<Problem> problems;
+  for (const CpuEpilogue epilogue :
+       {CpuEpilogue::plain, CpuEpilogue::gelu, CpuEpilogue::gelu_tanh, CpuEpilogue::quick_gelu,
+        CpuEpilogue::silu, CpuEpilogue::geglu}) {
+    for (const bool bias : {false, true}) {
+      for (const bool accumulate : {false, true}) {
+        problems.push_back({{type, 160, 96, epilogue}, 70, bias, accumulate});
+      }
+    }
+    problems.push_back({{type, 64, 42, epilogue}, 33});
+    problems.push_back({{type, 75, 42, epilogue}, 33});
+  }
+  return problems;
+}
+
 struct Data {
   Array x, weights, bias, before, down, tail_weights;
   int64_t columns, x_stride, y_stride;
