@@ -21,6 +21,36 @@ def nibbles(codes):
     return torch.cat([codes & 15, codes >> 4], -1)
 
 
+def fifth_bits(blocks, at):
+    bits = blocks[:, at:at + 4, None] >> torch.arange(8, dtype=torch.uint8)
+    return (bits.reshape(-1, 32) & 1) << 4
+
+
+def two_bits(codes):
+    """[n, 64] bytes as [n, 256] codes: four to a byte, 32 bytes at a time."""
+    groups = codes.reshape(-1, 2, 1, 32)
+    return torch.cat([groups >> shift & 3 for shift in (0, 2, 4, 6)], 2).reshape(-1, 256)
+
+
+def four_bits(codes, bytes_at_a_time):
+    """Bytes as [n, groups, 32] codes: the lower halves of some bytes, then the upper ones."""
+    groups = codes.reshape(len(codes), -1, 1, bytes_at_a_time)
+    return torch.cat([groups & 15, groups >> 4], 2).reshape(len(codes), -1, 32)
+
+
+def k_scales(s):
+    """[n, 12] bytes as scales and minimums of six bits, [n, 8] each."""
+    low, middle, high = s[:, :4], s[:, 4:8], s[:, 8:]
+    return (torch.cat([low & 63, (high & 15) | (low >> 6 << 4)], 1),
+            torch.cat([middle & 63, (high >> 4) | (middle >> 6 << 4)], 1))
+
+
+def with_minimums(blocks, at, scales, minimums, codes):
+    """codes [n, groups, elements] under the scales of groups."""
+    scale, minimum = halves(blocks, at) * scales, halves(blocks, at + 2) * minimums
+    return (scale[..., None] * codes - minimum[..., None]).reshape(len(codes), 256)
+
+
 def torch_q8_0(blocks):
     return halves(blocks, 0) * blocks[:, 2:].view(torch.int8)
 
@@ -29,29 +59,65 @@ def torch_q4_0(blocks):
     return halves(blocks, 0) * (nibbles(blocks[:, 2:]).to(torch.int8) - 8)
 
 
+def torch_q4_1(blocks):
+    return halves(blocks, 0) * nibbles(blocks[:, 4:]) + halves(blocks, 2)
+
+
+def torch_q5_0(blocks):
+    return halves(blocks, 0) * ((nibbles(blocks[:, 6:]) | fifth_bits(blocks, 2)).to(torch.int8) - 16)
+
+
+def torch_q5_1(blocks):
+    return halves(blocks, 0) * (nibbles(blocks[:, 8:]) | fifth_bits(blocks, 4)) + halves(blocks, 2)
+
+
+def torch_q2_k(blocks):
+    scales = blocks[:, :16]
+    return with_minimums(blocks, 80, scales & 15, scales >> 4, two_bits(blocks[:, 16:80]).reshape(-1, 16, 16))
+
+
+def torch_q3_k(blocks):
+    upper = torch.cat([blocks[:, None, :32] >> bit & 1 for bit in range(8)], 1).reshape(-1, 256)
+    codes = (two_bits(blocks[:, 32:96]) | upper << 2).to(torch.int8) - 4
+    low, high = blocks[:, 96:104], blocks[:, 104:108]
+    high = torch.cat([high >> shift & 3 for shift in (0, 2, 4, 6)], 1)
+    scale = halves(blocks, 108) * ((nibbles(low) | high << 4).to(torch.int8) - 32)
+    return (scale[..., None] * codes.reshape(-1, 16, 16)).reshape(-1, 256)
+
+
 def torch_q4_k(blocks):
-    s, count = blocks[:, 4:16].to(torch.uint8), len(blocks)
-    low, middle, high = s[:, :4], s[:, 4:8], s[:, 8:]
-    scales = torch.cat([low & 63, (high & 15) | (low >> 6 << 4)], 1)
-    minimums = torch.cat([middle & 63, (high >> 4) | (middle >> 6 << 4)], 1)
-    codes = blocks[:, 16:].reshape(count, 4, 1, 32)
-    codes = torch.cat([codes & 15, codes >> 4], 2).reshape(count, 8, 32)
-    scale, minimum = halves(blocks, 0) * scales, halves(blocks, 2) * minimums
-    return (scale[..., None] * codes - minimum[..., None]).reshape(count, 256)
+    return with_minimums(blocks, 0, *k_scales(blocks[:, 4:16]), four_bits(blocks[:, 16:], 32))
+
+
+def torch_q5_k(blocks):
+    upper = torch.cat([blocks[:, None, 16:48] >> bit & 1 for bit in range(8)], 1)
+    return with_minimums(blocks, 0, *k_scales(blocks[:, 4:16]), four_bits(blocks[:, 48:], 32) | upper << 4)
 
 
 def torch_q6_k(blocks):
-    count = len(blocks)
-    low = blocks[:, :128].reshape(count, 2, 1, 64)
-    low = torch.cat([low & 15, low >> 4], 2).reshape(count, 8, 32)
-    high = blocks[:, 128:192].reshape(count, 2, 1, 32)
-    high = torch.cat([high >> shift & 3 for shift in (0, 2, 4, 6)], 2).reshape(count, 8, 32)
-    codes = (low | high << 4).to(torch.int8) - 32
+    low = four_bits(blocks[:, :128], 64)
+    codes = (low | two_bits(blocks[:, 128:192]).reshape(low.shape) << 4).to(torch.int8) - 32
     scale = halves(blocks, 208) * blocks[:, 192:208].view(torch.int8)
-    return (scale[..., None] * codes.reshape(count, 16, 16)).reshape(count, 256)
+    return (scale[..., None] * codes.reshape(-1, 16, 16)).reshape(-1, 256)
 
 
-TORCH = {"Q8_0": torch_q8_0, "Q4_0": torch_q4_0, "Q4_K": torch_q4_k, "Q6_K": torch_q6_k}
+FOUR_BITS = torch.tensor(quants.IQ4_NL.kvalues, dtype=torch.float32)
+
+
+def torch_iq4_nl(blocks):
+    return halves(blocks, 0) * FOUR_BITS[nibbles(blocks[:, 2:]).to(torch.int32)]
+
+
+def torch_iq4_xs(blocks):
+    high = blocks[:, 2:4, None] >> torch.tensor([0, 2, 4, 6], dtype=torch.uint8)
+    low = torch.stack([blocks[:, 4:8] & 15, blocks[:, 4:8] >> 4], 2)
+    scale = halves(blocks, 0) * ((low.reshape(-1, 8) | (high.reshape(-1, 8) & 3) << 4).to(torch.int8) - 32)
+    return (scale[..., None] * FOUR_BITS[four_bits(blocks[:, 8:], 16).to(torch.int32)]).reshape(-1, 256)
+
+
+TORCH = {"Q4_0": torch_q4_0, "Q4_1": torch_q4_1, "Q5_0": torch_q5_0, "Q5_1": torch_q5_1, "Q8_0": torch_q8_0,
+         "Q2_K": torch_q2_k, "Q3_K": torch_q3_k, "Q4_K": torch_q4_k, "Q5_K": torch_q5_k, "Q6_K": torch_q6_k,
+         "IQ4_NL": torch_iq4_nl, "IQ4_XS": torch_iq4_xs}
 
 
 def random_blocks(kind):

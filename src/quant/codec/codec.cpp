@@ -4,7 +4,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
+#if defined(__x86_64__)
+#include <emmintrin.h>
+#endif
 
 #include "base/error.h"
 #include "device/cpu/kernels.h"
@@ -14,6 +18,32 @@ namespace atelier {
 namespace {
 
 constexpr int64_t kGrain = 1 << 16;  // elements of a task at least
+constexpr int64_t kPiece = 1 << 12;  // elements that go through the first cache at a time
+constexpr size_t kLarge = 32 << 20;  // bytes of output that no cache is going to keep
+
+// Copies to memory past the caches, which need not read what is overwritten.
+void copy_past_caches(std::byte* to, const std::byte* from, size_t bytes) {
+#if defined(__x86_64__)
+  for (; bytes >= 16; bytes -= 16, to += 16, from += 16)
+    _mm_stream_si128(reinterpret_cast<__m128i*>(to),
+                     _mm_load_si128(reinterpret_cast<const __m128i*>(from)));
+#endif
+  std::memcpy(to, from, bytes);
+}
+
+// What `run` makes of `elements` elements, piece by piece; `to` is aligned to 16 bytes.
+void decode_past_caches(DecodeRun run, const EncodingInfo& info, int64_t width,
+                        const std::byte* from, int64_t elements, std::byte* to) {
+  alignas(64) std::byte piece[kPiece * sizeof(float)];
+  for (int64_t at = 0; at < elements; at += kPiece) {
+    const int64_t count = std::min(kPiece, elements - at);
+    run(from + at / info.block_elements * info.block_bytes, count, piece);
+    copy_past_caches(to + at * width, piece, static_cast<size_t>(count * width));
+  }
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
 
 // Up to the instruction set the kernels use.
 std::vector<CodecTable> find_tables() {
@@ -68,10 +98,17 @@ void decode(std::span<const std::byte> bytes, Encoding encoding, Number number,
   const int64_t elements = count_elements(bytes, info, number, out, tensor);
   const DecodeRun run = traits->decode[static_cast<size_t>(number)];
   const int64_t task = std::max<int64_t>(kGrain, info.block_elements);
+  const bool past_caches =
+      out.size() >= kLarge && reinterpret_cast<uintptr_t>(out.data()) % 16 == 0;
   parallel_for(parallel, (elements + task - 1) / task, [&](int64_t begin, int64_t end) {
     const int64_t first = begin * task, last = std::min(elements, end * task);
-    run(bytes.data() + first / info.block_elements * info.block_bytes, last - first,
-        out.data() + first * number_bytes(number));
+    const std::byte* const from = bytes.data() + first / info.block_elements * info.block_bytes;
+    std::byte* const to = out.data() + first * number_bytes(number);
+    if (past_caches) {
+      decode_past_caches(run, info, number_bytes(number), from, last - first, to);
+    } else {
+      run(from, last - first, to);
+    }
   });
 }
 
