@@ -172,10 +172,14 @@ at::Tensor read_lora_tensor(const TensorSource& source, std::string_view name) {
   if (!decodable(info.encoding))
     throw fail(ErrorCode::unsupported, fmt::format("is stored as {}, which no decoder here reads",
                                                    encoding_info(info.encoding).name));
+  if (is_integer(info.encoding) && !info.scaling && info.elements() > 1)
+    throw fail(ErrorCode::unsupported,
+               fmt::format("is stored as {} without scales, which says nothing about its numbers",
+                           encoding_info(info.encoding).name));
   if (info.elements() == 0) throw fail(ErrorCode::malformed, "has no numbers");
-  const at::ScalarType dtype = same_dtype(info.encoding).value_or(at::kFloat);
+  const at::ScalarType dtype = same_dtype(info).value_or(at::kFloat);
   at::Tensor out = at::empty(info.shape, at::dtype(dtype));
-  decode(source.bytes(name), info.encoding, out, name);
+  decode_range(source.bytes(name), info, 0, out, name);
   if (!at::isfinite(out).all().item<bool>())
     throw fail(ErrorCode::malformed, "has numbers that are not finite");
   return out;

@@ -72,7 +72,8 @@ struct LoraFile {
 
 /// Sorts the tensors of `source` by module and role, and reads them. Throws `mismatch` for a file
 /// without a tensor that only LoRAs have, `malformed` for one that is empty or has numbers that
-/// are not finite, `unsupported` for encodings without decoder, all naming file and tensor.
+/// are not finite, `unsupported` for encodings without decoder and integers without scales, all
+/// naming file and tensor.
 LoraFile read_lora_file(const TensorSource& source);
 
 /// A tensor of `source` under the same rules.

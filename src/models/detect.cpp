@@ -93,6 +93,11 @@ std::string wanted() {
 
 }  // namespace
 
+std::string_view accessory_kind(const TensorSource& source) {
+  const Other* other = other_of(source.tensors());
+  return other && !other->hint.empty() ? other->what : std::string_view();
+}
+
 Detected detect_model(const std::shared_ptr<const TensorSource>& source) {
   for (const ModelDef* def : all_models())
     if (auto place = recognise(def->denoiser, source, def->prefixes)) return {def, *place};

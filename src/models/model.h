@@ -136,4 +136,8 @@ struct Detected {
 /// looked for and what the file looks like instead.
 Detected detect_model(const std::shared_ptr<const TensorSource>& source);
 
+/// What `source` is if it is given beside a model but is none: "a LoRA", "a textual inversion", "an
+/// importance matrix"; empty otherwise.
+std::string_view accessory_kind(const TensorSource& source);
+
 }  // namespace atelier

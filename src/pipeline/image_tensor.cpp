@@ -2,6 +2,7 @@
 #include "pipeline/image_tensor.h"
 
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/nan_to_num.h>
 #include <ATen/ops/upsample_bilinear2d.h>
 
 #include <cstring>
@@ -30,6 +31,7 @@ at::Tensor mask_tensor(const Image& image) { return samples(image, 1) / 255; }
 Image to_image(const at::Tensor& picture) {
   ATELIER_CHECK(picture.dim() == 3 && picture.size(0) == 3);
   const at::Tensor bytes = ((picture.to(at::kFloat) + 1) * 0.5)
+                               .nan_to_num(0)
                                .clamp(0, 1)
                                .mul(255)
                                .to(at::kByte)

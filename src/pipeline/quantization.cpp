@@ -11,6 +11,7 @@
 #include "formats/checkpoint.h"
 #include "formats/gguf.h"
 #include "formats/safetensors.h"
+#include "models/model.h"
 #include "quant/codec/codec.h"
 
 namespace atelier {
@@ -209,6 +210,16 @@ GgufEntries gguf_metadata(const QuantJob& job) {
   return entries;
 }
 
+/// Throws `mismatch` for what belongs to a model but is none: coarse encodings would ruin it.
+void refuse_accessory(const TensorSource& source, const QuantType& type) {
+  const std::string_view kind = accessory_kind(source);
+  if (kind.empty() || type.everything) return;
+  throw Error(ErrorCode::mismatch, {.subject = source.label(),
+                                    .expected = "a model",
+                                    .found = std::string(kind),
+                                    .hint = "It can be written in F16, BF16 or F32"});
+}
+
 }  // namespace
 
 std::span<const QuantType> quant_types() { return kTypes; }
@@ -243,7 +254,8 @@ uint64_t QuantPlan::to_bytes() const {
 QuantPlan plan_quantization(const std::shared_ptr<const TensorSource>& source,
                             const QuantType& type, const std::filesystem::path& out,
                             const ImportanceMatrix* importance) {
-  const std::string ending = out.extension().string();
+  std::string ending = out.extension().string();
+  std::ranges::transform(ending, ending.begin(), [](char c) { return std::tolower(c); });
   if (ending != ".gguf" && ending != ".safetensors")
     throw Error(ErrorCode::invalid_argument, {.subject = out.string(),
                                               .expected = "a name ending in .gguf or .safetensors",
@@ -257,6 +269,7 @@ QuantPlan plan_quantization(const std::shared_ptr<const TensorSource>& source,
                                          gguf ? "GGUF" : "safetensors"),
                  .hint = fmt::format("End the name in {}", gguf ? ".safetensors" : ".gguf")});
   const QuantPart part = quantisable_part(source);
+  if (!part.layout) refuse_accessory(*source, type);
   QuantPlan plan{
       .type = &type, .architecture = std::string(part.name), .gguf = gguf, .tensors = {}};
   const ModelNames names = importance ? model_names(source, part) : ModelNames();

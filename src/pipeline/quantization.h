@@ -56,8 +56,9 @@ struct QuantPlan {
 /// kept, are vectors, small, or have rows of no whole blocks in any encoding near the wanted one
 /// stay floats; of scaled ones fp16 of the scaled numbers. Matrices that `importance` (may be null)
 /// has an entry for, under the name in the file or the model's own, are weighed by it. Throws
-/// `invalid_argument` for another ending or a type the format cannot hold, and `unsupported` naming
-/// a tensor that nothing here decodes.
+/// `invalid_argument` for another ending or a type the format cannot hold, `unsupported` naming a
+/// tensor that nothing here decodes, and `mismatch` for coarse types of what is no model: a LoRA, a
+/// textual inversion, an importance matrix.
 QuantPlan plan_quantization(const std::shared_ptr<const TensorSource>& source,
                             const QuantType& type, const std::filesystem::path& out,
                             const ImportanceMatrix* importance = nullptr);

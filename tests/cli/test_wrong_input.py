@@ -7,7 +7,7 @@ import struct
 import subprocess
 import unittest
 
-from harness import BIN, ROOT, Case, atelier, model, read_safetensors, write_png
+from harness import BIN, ROOT, Case, Png, atelier, model, read_safetensors, write_png
 
 TOKENIZER = ROOT / "tests/golden/t5/spiece.model"
 DRAW = ("-p", "a red circle", "--seed", "7", "--width", "64", "--height", "64", "--steps", "1", "--json")
@@ -80,6 +80,42 @@ class WrongKinds(Typed):
     def test_a_lora_that_is_none(self):
         for file, kind in ((model("tiny-flux", "vae"), "autoencoder"), (model("tiny-xl"), "Stable Diffusion XL")):
             self.assert_fails(self.draw("-m", model("tiny"), "--lora", file), 1, "expected a LoRA, found", kind)
+
+    def test_a_lora_of_integers_without_scales(self):
+        key = "lora_unet_middle_block_1_proj_in"
+        lora = self.write("i8.safetensors", {key + ".lora_down.weight": ("I8", (2, 32), bytes(64)),
+                                             key + ".lora_up.weight": ("F32", (32, 2), bytes(256))})
+        self.assert_fails(self.draw("-m", model("tiny"), "--lora", lora), 1, "i8.safetensors", "lora_down",
+                          "I8 without scales")
+
+    def test_what_is_no_model_is_not_quantised(self):
+        lora = self.lora("style.safetensors", [("lora_unet_middle_block_1_proj_in", 64, 64)], rank=32)
+        matrix = self.folder / "i.gguf"
+        self.assertEqual(self.draw("-m", model("tiny"), "--collect-imatrix", matrix).code, 0)
+        for file, kind in ((lora, "a LoRA"), (matrix, "an importance matrix")):
+            result = atelier("quantize", file, self.folder / "q.gguf", "--type", "Q8_0")
+            self.assert_fails(result, 1, file.name, f"expected a model, found {kind}", "F16, BF16 or F32")
+        half = self.folder / "half.safetensors"
+        self.assertEqual(atelier("quantize", lora, half, "--type", "F16").code, 0)
+        self.assertEqual({row[0] for row in self.typed(half).values()}, {"F16"})
+        result = self.draw("-m", model("tiny"), "--lora", half)
+        self.assertEqual(result.code, 0, result.err)
+
+    def test_endings_may_be_capitals(self):
+        out = self.folder / "Q.GGUF"
+        self.assertEqual(atelier("quantize", model("tiny"), out, "--type", "Q8_0").code, 0)
+        self.assertEqual(self.draw("-m", out).code, 0)
+
+    def test_pictures_of_no_numbers_name_the_part(self):
+        for piece, part in (("model.diffusion_model.out.2.weight", "UNet"),
+                            ("first_stage_model.decoder.conv_out.weight", "VAE")):
+            tensors = self.typed(model("tiny"))
+            dtype, shape, data = tensors[piece]
+            tensors[piece] = (dtype, shape, b"\xff" * len(data))
+            result = self.draw("-m", self.write("nan.safetensors", tensors), "--overwrite")
+            self.assertEqual(result.code, 0, result.err)
+            self.assertIn(f"the {part} gave numbers that are not finite", result.event("warning")["message"])
+            self.assertEqual({sample for row in Png(self.folder / "a.png").rows for sample in row}, {0})
 
     def test_strengths_behind_blocks_are_told(self):
         lora = self.lora("a.safetensors", [("lora_unet_middle_block_1_proj_in", 32, 32)])

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "app/engine/contact_sheet.h"
+#include "app/engine/not_finite.h"
 #include "app/lora_option.h"
 #include "app/option_checks.h"
 #include "base/error.h"
@@ -335,6 +336,7 @@ void Generation::write_pictures(size_t run, const at::Tensor& latent) {
     check_stop();
     const at::Tensor picture =
         decode_latent(*engine_, latent.narrow(0, i, 1), tiling(), [&] { check_stop(); });
+    if (const auto warning = not_finite_warning(*engine_, latent[i], picture)) warn(*warning);
     Image image = to_image(picture[0]);
     if (pictures_.mask) image = composite(image, *pictures_.init, *pictures_.mask);
     const PictureFacts facts = facts_of(run, i);
