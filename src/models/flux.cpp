@@ -66,6 +66,15 @@ struct Modulation : Block<Config> {
 
 struct Heads {
   Tensor q, k, v;  // [B, tokens, D]
+
+  // Views of what lies side by side [B, tokens, 3D].
+  static Heads of(const Tensor& qkv) {
+    const auto parts = qkv.chunk(3, -1);
+    return {parts[0], parts[1], parts[2]};
+  }
+  Heads part(int64_t first, int64_t count) const {
+    return {q.narrow(1, first, count), k.narrow(1, first, count), v.narrow(1, first, count)};
+  }
 };
 
 struct QkNorm : Block<Config> {
@@ -73,15 +82,10 @@ struct QkNorm : Block<Config> {
   RmsNorm query{w / "query_norm", c.head_size(), 1e-6, "scale"};
   RmsNorm key{w / "key_norm", c.head_size(), 1e-6, "scale"};
 
-  // q, k and v side by side [B, tokens, 3D] -> each alone, q and k normed and turned
-  Heads operator()(const Tensor& qkv, const Rope& rope) const {
-    const auto turned = [&](const RmsNorm& norm, const Tensor& x) {
-      Tensor heads = norm(x.unflatten(-1, {c.heads, c.head_size()}));
-      rope.turn(heads);
-      return heads.flatten(2);
-    };
-    const auto parts = qkv.chunk(3, -1);
-    return {turned(query, parts[0]), turned(key, parts[1]), parts[2]};
+  // q and k, each head normed and turned, into those of `to`
+  void operator()(Heads& to, const Heads& from, const Rope& rope) const {
+    query.turned_to(to.q, from.q, rope);
+    key.turned_to(to.k, from.k, rope);
   }
 };
 
@@ -90,7 +94,12 @@ struct StreamAttention : Block<Config> {
   Linear qkv{w / "qkv", c.hidden, 3 * c.hidden};
   QkNorm norm{w / "norm", c};
   Linear proj{w / "proj", c.hidden, c.hidden};
-  Heads heads(const Tensor& x, const Rope& rope) const { return norm(qkv(x), rope); }
+  // x [B, tokens, D]
+  void heads_to(Heads to, const Tensor& x, const Rope& rope) const {
+    const Heads own = Heads::of(qkv(x));
+    norm(to, own, rope);
+    to.v.copy_(own.v);
+  }
 };
 
 struct Mlp : Block<Config> {
@@ -125,10 +134,12 @@ struct DoubleBlock : Block<Config> {
     const auto [shift1t, scale1t, gate1t, shift2t, scale2t, gate2t] = txt.mod(vec);
     const int64_t image = xi.size(1), text = xt.size(1);
 
-    const Heads i = img.attn.heads(modulate(xi, shift1i, scale1i), rope.part(text, image));
-    const Heads t = txt.attn.heads(modulate(xt, shift1t, scale1t), rope.part(0, text));
-    const auto joined = [](const Tensor& a, const Tensor& b) { return at::cat({a, b}, 1); };
-    const Tensor a = attention(joined(t.q, i.q), joined(t.k, i.k), joined(t.v, i.v), c.heads);
+    const auto all = [&] { return at::empty({xi.size(0), text + image, c.hidden}, xi.options()); };
+    const Heads heads{all(), all(), all()};
+    txt.attn.heads_to(heads.part(0, text), modulate(xt, shift1t, scale1t), rope.part(0, text));
+    img.attn.heads_to(heads.part(text, image), modulate(xi, shift1i, scale1i),
+                      rope.part(text, image));
+    const Tensor a = attention(heads.q, heads.k, heads.v, c.heads);
 
     add_gated(xi, gate1i, img.attn.proj(a.narrow(1, text, image)));
     add_gated(xi, gate2i, img.mlp(modulate(xi, shift2i, scale2i)));
@@ -149,10 +160,12 @@ struct SingleBlock : Block<Config> {
   void operator()(Tensor& x, const Tensor& vec, const Rope& rope) const {
     const auto [shift, scale, gate] = modulation(vec);
     const Tensor h = linear1(modulate(x, shift, scale));
-    const Heads heads = norm(h.narrow(2, 0, 3 * c.hidden), rope);
+    const Heads own = Heads::of(h.narrow(2, 0, 3 * c.hidden));
+    Heads heads{at::empty_like(x), at::empty_like(x), own.v};
+    norm(heads, own, rope);
     Tensor both = at::empty({x.size(0), x.size(1), c.hidden + c.mlp}, x.options());
-    both.narrow(2, 0, c.hidden).copy_(attention(heads.q, heads.k, heads.v, c.heads));
-    Tensor widened = both.narrow(2, c.hidden, c.mlp);
+    Tensor attended = both.narrow(2, 0, c.hidden), widened = both.narrow(2, c.hidden, c.mlp);
+    attention_to(attended, heads.q, heads.k, heads.v, c.heads);
     gelu_tanh_to(widened, h.narrow(2, 3 * c.hidden, c.mlp));
     add_gated(x, gate, linear2(both));
     bound(x);

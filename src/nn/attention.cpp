@@ -49,6 +49,11 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t head
   return attend(q, k, v, heads, mask, false, scale);
 }
 
+void attention_to(Tensor& y, const Tensor& q, const Tensor& k, const Tensor& v, int64_t heads) {
+  if (cpu::takes(q)) return cpu::attend_to(y, q, cpu::pack_keys(k, v, heads), {}, false);
+  y.copy_(attention(q, k, v, heads));
+}
+
 Tensor causal_attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t heads) {
   return attend(q, k, v, heads, {}, true);
 }

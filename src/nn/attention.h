@@ -17,6 +17,9 @@ namespace atelier::nn {
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t heads,
                  const Tensor& mask = {}, std::optional<double> scale = {});
 
+/// The same without a mask into y [B, N, C], any strides with contiguous channels.
+void attention_to(Tensor& y, const Tensor& q, const Tensor& k, const Tensor& v, int64_t heads);
+
 /// The same where each query sees itself and the keys before it; N = M.
 Tensor causal_attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t heads);
 

@@ -247,6 +247,29 @@ Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, dou
   return y;
 }
 
+void rms_norm_to(Tensor& y, const Tensor& x, const Tensor& weight, double eps, const Rope* rope) {
+  const int64_t channels = weight.numel();
+  ATELIER_CHECK(x.dim() == 3 && x.sizes() == y.sizes() && x.size(2) % channels == 0);
+  ATELIER_CHECK(x.size(2) == 1 || (x.stride(2) == 1 && y.stride(2) == 1));
+  ATELIER_CHECK(!rope || (rope->length() == x.size(1) && rope->width() == channels));
+  const Recorded record("rms_norm", 0, [&] { return to_string(y.sizes().vec()); });
+  for (int64_t b = 0; b < x.size(0); ++b)
+    kernels().rms_norm({.type = type_of(x),
+                        .out = type_of(y),
+                        .rows = x.size(1),
+                        .heads = x.size(2) / channels,
+                        .channels = channels,
+                        .x = x[b].const_data_ptr(),
+                        .x_stride = x.stride(1),
+                        .epsilon = static_cast<float>(eps),
+                        .weight = floats(weight),
+                        .y = y[b].mutable_data_ptr(),
+                        .y_stride = y.stride(1),
+                        .cosines = rope ? floats(rope->cosines()) : nullptr,
+                        .sines = rope ? floats(rope->sines()) : nullptr},
+                       kParallel);
+}
+
 Tensor geglu(const Tensor& x) {
   const Tensor rows = x.contiguous();
   at::DimVector sizes(x.sizes());
@@ -350,8 +373,15 @@ PackedKeys pack_keys(const Tensor& k, const Tensor& v, int64_t heads, std::optio
 }
 
 Tensor attend(const Tensor& q, const PackedKeys& keys, const Tensor& mask, bool causal) {
-  const CpuAttention shape = shape_of(keys, type_of(q), q.size(1), causal);
   Tensor out = at::empty(q.sizes(), q.options());
+  attend_to(out, q, keys, mask, causal);
+  return out;
+}
+
+void attend_to(Tensor& y, const Tensor& q, const PackedKeys& keys, const Tensor& mask,
+               bool causal) {
+  ATELIER_CHECK(y.sizes() == q.sizes() && y.scalar_type() == q.scalar_type());
+  const CpuAttention shape = shape_of(keys, type_of(q), q.size(1), causal);
   Tensor added;
   CpuMask seen;
   if (mask.defined()) {
@@ -364,8 +394,7 @@ Tensor attend(const Tensor& q, const PackedKeys& keys, const Tensor& mask, bool 
                        keys.batch * keys.heads);
   });
   kernels().attend(shape, heads_of(q, keys.head_size), keys.bytes.const_data_ptr(), seen,
-                   heads_of(out, keys.head_size), kParallel);
-  return out;
+                   heads_of(y, keys.head_size), kParallel);
 }
 
 }  // namespace atelier::nn::cpu

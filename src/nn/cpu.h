@@ -13,6 +13,7 @@
 #include "device/cpu/int8.h"
 #include "device/cpu/kernels.h"
 #include "memory/weight.h"
+#include "nn/rope.h"
 
 namespace atelier::nn::cpu {
 
@@ -68,6 +69,10 @@ Tensor group_norm(const GroupNormArguments& norm, const Tensor& x, const Tensor&
 /// The same in the memory of a channels-last x.
 void group_norm_in_place(const GroupNormArguments& norm, Tensor& x);
 Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps);
+/// y = x / sqrt(mean(x^2) + eps) * weight for each run of C = weight's numbers (fp32) in the rows
+/// of x and y [B, L, H C], with contiguous channels and dtypes of their own; then turned by `rope`.
+void rms_norm_to(Tensor& y, const Tensor& x, const Tensor& weight, double eps,
+                 const Rope* rope = nullptr);
 
 /// x [..., 2C] -> [..., C]: the first half times gelu of the second.
 Tensor geglu(const Tensor& x);
@@ -92,5 +97,7 @@ PackedKeys pack_keys(const Tensor& k, const Tensor& v, int64_t heads,
 /// q [B, N, heads * D] -> the same, contiguous. `mask` undefined or broadcastable to
 /// [B, heads, N, M].
 Tensor attend(const Tensor& q, const PackedKeys& keys, const Tensor& mask, bool causal);
+/// The same into y of q's sizes and dtype, with contiguous channels.
+void attend_to(Tensor& y, const Tensor& q, const PackedKeys& keys, const Tensor& mask, bool causal);
 
 }  // namespace atelier::nn::cpu

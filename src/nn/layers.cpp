@@ -6,7 +6,6 @@
 #include "nn/cpu.h"
 #include "nn/forms.h"
 #include "nn/onednn.h"
-#include "nn/row_kernels.h"
 
 namespace atelier::nn {
 namespace {
@@ -311,10 +310,24 @@ RmsNorm::RmsNorm(const Scope& w, int64_t channels, double eps, std::string_view 
 
 Tensor RmsNorm::operator()(const Tensor& x) const {
   const Pin weight = weight_.pin();
-  if (cpu::takes(x) && cpu::compute_type(dtype_)) return cpu::rms_norm(x, *weight, eps_, dtype_);
+  if (cpu::takes(x) && cpu::compute_type(dtype_)) {
+    Tensor y = at::empty(x.sizes(), x.options().dtype(dtype_));
+    const at::DimVector rows{1, -1, x.size(-1)};
+    Tensor out = y.view(rows);
+    cpu::rms_norm_to(out, x.reshape(rows), *weight, eps_);
+    return y;
+  }
   const Tensor wide = x.to(at::kFloat);
   const Tensor scale = at::rsqrt(wide.square().mean(-1, true).add_(eps_));
   return (wide * scale).mul_(*weight).to(dtype_).contiguous();
+}
+
+void RmsNorm::turned_to(Tensor& y, const Tensor& x, const Rope& rope) const {
+  if (cpu::takes(x) && cpu::takes(y)) {
+    const Pin weight = weight_.pin();
+    return cpu::rms_norm_to(y, x, *weight, eps_, &rope);
+  }
+  y.copy_(rope.turn((*this)(x.unflatten(-1, {-1, rope.width()}))).flatten(2));
 }
 
 // ---- the rest

@@ -17,6 +17,7 @@
 #include "device/cpu/conv.h"
 #include "device/cpu/linear.h"
 #include "nn/block.h"
+#include "nn/rope.h"
 
 namespace atelier::nn {
 
@@ -185,9 +186,11 @@ class LayerNorm {
 class RmsNorm {
  public:
   RmsNorm(const Scope& w, int64_t channels, double eps, std::string_view leaf = "weight");
-  /// [..., C] of any float dtype, with contiguous channels and any other strides -> the same in the
-  /// compute dtype, contiguous
+  /// [..., C] of any float dtype and strides -> the same in the compute dtype, contiguous
   Tensor operator()(const Tensor& x) const;
+  /// The same for each of the heads of C channels that lie side by side in x [B, L, H C], then
+  /// turned, into y, which has x's sizes; both with contiguous channels and any other strides.
+  void turned_to(Tensor& y, const Tensor& x, const Rope& rope) const;
 
  private:
   Weight weight_;

@@ -1,11 +1,9 @@
-// Tables in double once, rotation in one pass.
+// Tables in double once; the rotation as ATen does it.
 #include "nn/rope.h"
 
 #include <ATen/ATen.h>
 
 #include "base/error.h"
-#include "nn/cpu.h"
-#include "nn/row_kernels.h"
 
 namespace atelier::nn {
 
@@ -32,13 +30,12 @@ Rope Rope::part(int64_t first, int64_t count) const {
   return some;
 }
 
-void Rope::turn(Tensor& x) const {
-  ATELIER_CHECK(x.dim() == 4 && x.size(1) == length() && x.size(3) == 2 * cosines_.size(1));
-  if (cpu::takes(x)) return cpu::rotate_pairs(x, cosines_, sines_);
+Tensor Rope::turn(const Tensor& x) const {
+  ATELIER_CHECK(x.dim() == 4 && x.size(1) == length() && x.size(3) == width());
   const Tensor pairs = x.unflatten(-1, {-1, 2}).to(at::kFloat);
   const Tensor a = pairs.select(-1, 0), b = pairs.select(-1, 1);
   const Tensor c = cosines_.unsqueeze(1), s = sines_.unsqueeze(1);
-  x.copy_(at::stack({a * c - b * s, a * s + b * c}, -1).flatten(-2));
+  return at::stack({a * c - b * s, a * s + b * c}, -1).flatten(-2).to(x.scalar_type());
 }
 
 Rope RopeCache::get(const std::vector<int64_t>& key, const std::function<Rope()>& make) const {

@@ -25,8 +25,11 @@ class Rope {
   int64_t length() const { return cosines_.defined() ? cosines_.size(0) : 0; }
   /// Those of `count` tokens from `first` on.
   Rope part(int64_t first, int64_t count) const;
-  /// Turns x [B, L, H, D] contiguous, in place; fp32 inside.
-  void turn(Tensor& x) const;
+  int64_t width() const { return cosines_.defined() ? 2 * cosines_.size(1) : 0; }
+  const Tensor& cosines() const { return cosines_; }  // [L, D/2] fp32 contiguous
+  const Tensor& sines() const { return sines_; }
+  /// x [B, L, H, D] turned, in its dtype, contiguous; fp32 inside.
+  Tensor turn(const Tensor& x) const;
 
  private:
   Tensor cosines_, sines_;  // [L, D/2]

@@ -56,6 +56,19 @@ TEST_P(Rows, RmsNormOfRowsAndOfHeadsWithinRows) {
   expect_close(norm(x), plain_rms_norm(x, t("n.scale"), 1e-2));
 }
 
+TEST_P(Rows, HeadsAreNormedAndTurnedIntoPartOfATensor) {
+  put("n.scale", {8});
+  const RmsNorm norm(w() / "n", 8, 1e-6, "scale");
+  const Rope rope(at::randn({3, 1}), std::vector<int64_t>{8}, 100, at::kCPU);
+  const Tensor wide = at::randn({2, 3, 60}), x = wide.narrow(2, 5, 40);
+  Tensor joined = at::full({2, 7, 40}, 9, at::dtype(dtype()));
+  Tensor part = joined.narrow(1, 4, 3);
+  norm.turned_to(part, cast(wide).narrow(2, 5, 40), rope);
+  const Tensor normed = plain_rms_norm(x.unflatten(2, {5, 8}), t("n.scale"), 1e-6);
+  expect_close(part, rope.turn(normed).flatten(2));
+  EXPECT_TRUE((joined.narrow(1, 0, 4) == 9).all().item<bool>());
+}
+
 TEST_P(Rows, RmsNormKeepsItsSumsInFp32) {
   put("n.scale", {40});
   const RmsNorm norm(w() / "n", 40, 1e-6, "scale");
@@ -98,8 +111,7 @@ TEST_P(Rows, RotaryPairsTurnByPosition) {
   const Tensor ids = at::tensor({0, 0, 3, 1, 0, 5, 70, 2}, at::kLong).view({4, 2});
   const Rope rope(ids, axes, 100, at::kCPU);
   const Tensor x = at::randn({2, 4, 3, 8});
-  Tensor got = cast(x).clone();
-  rope.turn(got);
+  const Tensor got = rope.turn(cast(x));
   const Tensor frequencies =
       at::tensor({1.0, 1.0, std::pow(100.0, -1.0 / 3), std::pow(100.0, -2.0 / 3)}, at::kDouble);
   const Tensor angles = ids.to(at::kDouble).repeat_interleave(at::tensor({1, 3}), 1) * frequencies;
@@ -108,9 +120,7 @@ TEST_P(Rows, RotaryPairsTurnByPosition) {
   expect_close(got, at::view_as_real(complex * turns).flatten(3));
   EXPECT_TRUE(at::equal(got.select(1, 0), cast(x).select(1, 0)));
 
-  Tensor some = cast(x).narrow(1, 1, 2).contiguous();
-  rope.part(1, 2).turn(some);
-  EXPECT_TRUE(at::equal(some, got.narrow(1, 1, 2)));
+  EXPECT_TRUE(at::equal(rope.part(1, 2).turn(cast(x).narrow(1, 1, 2)), got.narrow(1, 1, 2)));
 }
 
 INSTANTIATE_TEST_SUITE_P(Cpu, Rows,

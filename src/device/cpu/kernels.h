@@ -61,6 +61,7 @@ struct CpuKernels {
   // Norms, activations, copies (device/cpu/norms.h)
   void (*group_norm)(const CpuGroupNorm& run, const Parallel& parallel);
   void (*layer_norm)(const CpuLayerNorm& run, const Parallel& parallel);
+  void (*rms_norm)(const CpuRmsNorm& run, const Parallel& parallel);
   void (*geglu)(const CpuGeglu& run, const Parallel& parallel);
   void (*activate)(const CpuActivate& run, const Parallel& parallel);
   void (*upsample2)(const CpuUpsample& run, const Parallel& parallel);

@@ -39,6 +39,23 @@ struct CpuLayerNorm {
   int64_t y_stride;
 };
 
+/// y = x / sqrt(mean(x^2) + epsilon) * weight for each of `heads` runs of `channels` side by side
+/// in a row. With angles, pairs of neighbouring channels then turn by those of their row: (a, b) ->
+/// (a cos - b sin, a sin + b cos); channels are even.
+struct CpuRmsNorm {
+  CpuType type;  // of x
+  CpuType out;  // of y
+  int64_t rows, heads, channels;
+  const void* x;
+  int64_t x_stride;  // elements from row to row
+  float epsilon;
+  const float* weight;  // [channels]
+  void* y;
+  int64_t y_stride;
+  const float* cosines = nullptr;  // [rows][channels / 2]
+  const float* sines = nullptr;
+};
+
 /// y[r][c] = x[r][c] * gelu(x[r][channels + c]): x [rows][2 channels] -> y [rows][channels].
 struct CpuGeglu {
   CpuType type;

@@ -1,4 +1,6 @@
 // Norms, activations and copies of every instruction set against twins in double precision.
+#include <complex>
+
 #include "device/cpu/test_support.h"
 
 namespace atelier {
@@ -188,6 +190,58 @@ TEST_P(NormTest, LayerNormAgreesForOddSizesAndStrides) {
       }
     }
     EXPECT_LT(relative_error(y, want), limit()) << channels;
+  }
+}
+
+TEST_P(NormTest, RmsNormOfHeadsAgreesAndTurnsPairs) {
+  for (const int64_t channels : {2, 16, 40, 66, 128}) {
+    for (const CpuType out : {CpuType::fp32, CpuType::bf16}) {
+      for (const bool turns : {false, true}) {
+        const int64_t rows = 5, heads = 3, width = heads * channels, stride = width + 3;
+        const Array x = Array::random(type(), rows * stride, 5, 3);
+        const std::vector<float> weight = random_floats(channels, 6);
+        const std::vector<float> angles = random_floats(rows * channels / 2, 7);
+        std::vector<float> cosines, sines;
+        for (const float angle : angles) {
+          cosines.push_back(std::cos(angle));
+          sines.push_back(std::sin(angle));
+        }
+        Array y(out, rows * (width + 1));
+        kernels().rms_norm({.type = type(),
+                            .out = out,
+                            .rows = rows,
+                            .heads = heads,
+                            .channels = channels,
+                            .x = x.data(),
+                            .x_stride = stride,
+                            .epsilon = 1e-2F,
+                            .weight = weight.data(),
+                            .y = y.data(),
+                            .y_stride = width + 1,
+                            .cosines = turns ? cosines.data() : nullptr,
+                            .sines = turns ? sines.data() : nullptr},
+                           SerialParallel());
+        std::vector<double> want(static_cast<size_t>(rows * (width + 1)));
+        for (int64_t i = 0; i < rows * heads; ++i) {
+          const int64_t row = i / heads, from = row * stride + i % heads * channels;
+          const auto to = static_cast<size_t>(row * (width + 1) + i % heads * channels);
+          double squares = 0;
+          for (int64_t c = 0; c < channels; ++c) squares += std::pow(x.at(from + c), 2);
+          const double scale = 1 / std::sqrt(squares / static_cast<double>(channels) + 1e-2);
+          for (size_t c = 0; c < static_cast<size_t>(channels); c += 2) {
+            const auto at = from + static_cast<int64_t>(c);
+            const std::complex<double> pair(x.at(at) * scale * double{weight[c]},
+                                            x.at(at + 1) * scale * double{weight[c + 1]});
+            const auto angle = static_cast<size_t>(row * channels / 2) + c / 2;
+            const auto turned = turns ? pair * std::polar(1.0, double{angles[angle]}) : pair;
+            want[to + c] = turned.real();
+            want[to + c + 1] = turned.imag();
+          }
+        }
+        const bool wide = type() == CpuType::fp32 && out == CpuType::fp32;
+        EXPECT_LT(relative_error(y, want), wide ? limit() : 4e-3) << channels << turns;
+      }
+    }
   }
 }
 

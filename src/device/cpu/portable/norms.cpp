@@ -96,6 +96,28 @@ void normalise_row(const CpuLayerNorm& run, int64_t row) {
   }
 }
 
+template <class In, class Out>
+void normalise_head(const CpuRmsNorm& run, int64_t row, int64_t head) {
+  const In* x = static_cast<const In*>(run.x) + row * run.x_stride + head * run.channels;
+  Out* y = static_cast<Out*>(run.y) + row * run.y_stride + head * run.channels;
+  double squares = 0;
+  for (int64_t c = 0; c < run.channels; ++c) squares += double{widen(x[c])} * double{widen(x[c])};
+  const double inverse =
+      1 / std::sqrt(squares / static_cast<double>(run.channels) + static_cast<double>(run.epsilon));
+  const auto scaled = [&](int64_t c) { return widen(x[c]) * inverse * double{run.weight[c]}; };
+  if (run.cosines == nullptr) {
+    for (int64_t c = 0; c < run.channels; ++c) narrow(static_cast<float>(scaled(c)), y[c]);
+    return;
+  }
+  for (int64_t c = 0; c < run.channels; c += 2) {
+    const int64_t angle = row * run.channels / 2 + c / 2;
+    const double a = scaled(c), b = scaled(c + 1);
+    const double cosine = double{run.cosines[angle]}, sine = double{run.sines[angle]};
+    narrow(static_cast<float>(a * cosine - b * sine), y[c]);
+    narrow(static_cast<float>(a * sine + b * cosine), y[c + 1]);
+  }
+}
+
 // Copies `channels` numbers for every output pixel from where `source(batch, row, column)` lies.
 template <class F>
 void copy_pixels(const CpuUpsample& run, const Parallel& parallel, const F& source) {
@@ -127,6 +149,17 @@ void layer_norm(const CpuLayerNorm& run, const Parallel& parallel) {
   with_type(run.type, [&]<class T>(T) {
     parallel_for(parallel, run.rows, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) normalise_row<T>(run, row);
+    });
+  });
+}
+
+void rms_norm(const CpuRmsNorm& run, const Parallel& parallel) {
+  with_type(run.type, [&]<class In>(In) {
+    with_type(run.out, [&]<class Out>(Out) {
+      parallel_for(parallel, run.rows, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin * run.heads; i < end * run.heads; ++i)
+          normalise_head<In, Out>(run, i / run.heads, i % run.heads);
+      });
     });
   });
 }

@@ -13,6 +13,7 @@ void attend(const CpuAttention& shape, const CpuHeads& q, const void* packed, co
 
 void group_norm(const CpuGroupNorm& run, const Parallel& parallel);
 void layer_norm(const CpuLayerNorm& run, const Parallel& parallel);
+void rms_norm(const CpuRmsNorm& run, const Parallel& parallel);
 void geglu(const CpuGeglu& run, const Parallel& parallel);
 void activate(const CpuActivate& run, const Parallel& parallel);
 void upsample2(const CpuUpsample& run, const Parallel& parallel);

@@ -47,6 +47,7 @@ const CpuKernels kKernels{
     .conv = no_conv_run,
     .group_norm = group_norm,
     .layer_norm = layer_norm,
+    .rms_norm = rms_norm,
     .geglu = geglu,
     .activate = activate,
     .upsample2 = upsample2,

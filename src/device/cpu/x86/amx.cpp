@@ -55,6 +55,7 @@ const CpuKernels kAmxKernels{
     .conv = tiled::conv,
     .group_norm = group_norm,
     .layer_norm = layer_norm,
+    .rms_norm = rms_norm,
     .geglu = geglu,
     .activate = activate,
     .upsample2 = upsample2,

@@ -39,6 +39,13 @@ ATELIER_INLINE Vec where_greater(Vec a, Vec b, Vec x, Vec y) {
   return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_GT_OQ));
 }
 
+/// (a, b) -> (a cos - b sin, a sin + b cos) of neighbours, by angles in the lower half.
+ATELIER_INLINE Vec turn_pairs(Vec x, Vec cosines, Vec sines) {
+  const __m256i twice = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+  const Vec across = mul(_mm256_permute_ps(x, 0xb1), _mm256_permutevar8x32_ps(sines, twice));
+  return _mm256_fmaddsub_ps(x, _mm256_permutevar8x32_ps(cosines, twice), across);
+}
+
 ATELIER_INLINE Lanes all_lanes() { return _mm256_set1_epi32(-1); }
 /// The first `count` lanes, at most all of them.
 ATELIER_INLINE Lanes first_lanes(int64_t count) {

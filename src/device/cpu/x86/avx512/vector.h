@@ -32,6 +32,13 @@ ATELIER_INLINE Vec where_greater(Vec a, Vec b, Vec x, Vec y) {
   return _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), x);
 }
 
+/// (a, b) -> (a cos - b sin, a sin + b cos) of neighbours, by angles in the lower half.
+ATELIER_INLINE Vec turn_pairs(Vec x, Vec cosines, Vec sines) {
+  const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+  const Vec across = mul(_mm512_permute_ps(x, 0xb1), _mm512_permutexvar_ps(twice, sines));
+  return _mm512_fmaddsub_ps(x, _mm512_permutexvar_ps(twice, cosines), across);
+}
+
 ATELIER_INLINE Lanes all_lanes() { return 0xffff; }
 /// The first `count` lanes, at most all of them.
 ATELIER_INLINE Lanes first_lanes(int64_t count) {

@@ -252,6 +252,44 @@ void layer_norm_of(const CpuLayerNorm& run, const Parallel& parallel) {
   });
 }
 
+template <class In, class Out>
+ATELIER_INLINE void rms_norm_head(const CpuRmsNorm& run, const In* x, Out* y, const float* cosines,
+                                  const float* sines) {
+  const int64_t channels = run.channels;
+  Vec squares = zero();
+  for (int64_t c = 0; c < channels; c += kLanes) {
+    const Vec value = load(x + c, first_lanes(channels - c));
+    squares = fma(value, value, squares);
+  }
+  const float mean = reduce_add(squares) / static_cast<float>(channels);
+  const Vec inverse = splat(1.F / __builtin_sqrtf(mean + run.epsilon));
+  for (int64_t c = 0; c < channels; c += kLanes) {
+    const Lanes lanes = first_lanes(channels - c);
+    Vec value = mul(mul(load(x + c, lanes), inverse), load(run.weight + c, lanes));
+    if (cosines != nullptr) {
+      const Lanes pairs = first_lanes(min64(channels - c, kLanes) / 2);
+      value = turn_pairs(value, load(cosines + c / 2, pairs), load(sines + c / 2, pairs));
+    }
+    store(y + c, value, lanes);
+  }
+}
+
+template <class In, class Out>
+void rms_norm_of(const CpuRmsNorm& run, const Parallel& parallel) {
+  parallel_for(parallel, run.rows, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t angles = row * run.channels / 2;
+      const float* cosines = run.cosines == nullptr ? nullptr : run.cosines + angles;
+      const float* sines = run.cosines == nullptr ? nullptr : run.sines + angles;
+      for (int64_t head = 0; head < run.heads; ++head) {
+        const int64_t first = head * run.channels;
+        rms_norm_head(run, static_cast<const In*>(run.x) + row * run.x_stride + first,
+                      static_cast<Out*>(run.y) + row * run.y_stride + first, cosines, sines);
+      }
+    }
+  });
+}
+
 void group_norm(const CpuGroupNorm& run, const Parallel& parallel) {
   run.type == CpuType::fp32 ? group_norm_of<float>(run, parallel)
                             : group_norm_of<Bf16>(run, parallel);
@@ -259,6 +297,15 @@ void group_norm(const CpuGroupNorm& run, const Parallel& parallel) {
 void layer_norm(const CpuLayerNorm& run, const Parallel& parallel) {
   run.type == CpuType::fp32 ? layer_norm_of<float>(run, parallel)
                             : layer_norm_of<Bf16>(run, parallel);
+}
+void rms_norm(const CpuRmsNorm& run, const Parallel& parallel) {
+  constexpr CpuType kWide = CpuType::fp32;
+  if (run.type == kWide)
+    run.out == kWide ? rms_norm_of<float, float>(run, parallel)
+                     : rms_norm_of<float, Bf16>(run, parallel);
+  else
+    run.out == kWide ? rms_norm_of<Bf16, float>(run, parallel)
+                     : rms_norm_of<Bf16, Bf16>(run, parallel);
 }
 
 }  // namespace
