@@ -261,6 +261,23 @@ def write_spiece():
          "model": {"type": "Unigram", "unk_id": 2, "vocab": vocabulary}}).encode())
 
 
+def write_lora():
+    """A file of each kind of change, of the tensors their trainers wrote."""
+    file = (CORPUS.parents[1] / "tests/golden/lora/kinds.safetensors").read_bytes()
+    start = 8 + struct.unpack_from("<Q", file)[0]
+    header = json.loads(file[8:start])
+    for kind in [name[5:] for name in header if name.startswith("base/")]:
+        weight = "x".join(map(str, header[f"base/{kind}"]["shape"]))
+        tensors = []
+        for name, row in header.items():
+            if name.startswith(f"file/{kind}/"):
+                begin, end = row["data_offsets"]
+                key = f"{weight}.{name.split('/', 2)[2]}"
+                tensors.append((key, row["dtype"], row["shape"], file[start + begin:start + end]))
+        save("lora", kind, scaled(tensors))
+    save("lora", "set", scaled([("12x8.set_weight", "F16", [12, 8], bytes(192)), ("12x8.diff_b", "F32", [12], bytes(48))]))
+
+
 if __name__ == "__main__":
     write_safetensors()
     write_scaled()
@@ -268,6 +285,7 @@ if __name__ == "__main__":
     write_torch()
     write_index()
     write_spiece()
+    write_lora()
     for path in sorted(CORPUS.rglob("*")):
         if path.is_file():
             print(f"{path.stat().st_size:6} {path.relative_to(CORPUS)}")

@@ -257,7 +257,16 @@ class Matching {
 }  // namespace
 
 std::shared_ptr<const Lora> read_lora(const TensorSource& source, const LoraModel& model) {
-  return Matching(source, model).run();
+  try {
+    return Matching(source, model).run();
+  } catch (const Error& error) {
+    ErrorFacts facts = error.facts();
+    if (!facts.hint.empty() || error.code() == ErrorCode::mismatch) throw;
+    facts.hint = error.code() == ErrorCode::malformed
+                     ? "Download the file again; if that does not help, it was written wrongly"
+                     : "Look for a file of the same LoRA in fp16 or bf16";
+    throw Error(error.code(), std::move(facts));
+  }
 }
 
 std::shared_ptr<const Lora> read_lora(const std::filesystem::path& file, const LoraModel& model) {
