@@ -23,6 +23,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "device/cpu/allocation.h"
+#include "device/torch_allocator.h"
 #include "nn/cpu.h"
 #include "timing.h"
 
@@ -217,6 +218,7 @@ int main(int argc, char** argv) {
   app.add_option("--only", options.only, "only shapes whose name contains this");
   CLI11_PARSE(app, argc, argv);
   atelier::tune_allocator();
+  atelier::use_arena_for_tensors();
   const c10::InferenceMode guard;
   try {
     atelier::run(options);

@@ -20,6 +20,7 @@
 #include "base/error.h"
 #include "device/cpu/allocation.h"
 #include "device/memory_info.h"
+#include "device/torch_allocator.h"
 #include "formats/model_folder.h"
 #include "models/model.h"
 #include "timing.h"
@@ -151,6 +152,7 @@ int run(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   setvbuf(stdout, nullptr, _IOLBF, 0);
   tune_allocator();
+  use_arena_for_tensors();
   at::set_num_threads(threads);
   set_up_profile();
 

@@ -28,6 +28,7 @@
 #include "device/cpu/allocation.h"
 #include "device/device.h"
 #include "device/memory_info.h"
+#include "device/torch_allocator.h"
 #include "formats/checkpoint.h"
 #include "formats/model_folder.h"
 #include "formats/safetensors.h"
@@ -178,6 +179,7 @@ Json answer(const Json& job, std::unique_ptr<Part>& part) {
 
 int main() {
   atelier::tune_allocator();
+  atelier::use_arena_for_tensors();
   const c10::InferenceMode guard;
   std::unique_ptr<atelier::Part> part;
   for (std::string line; std::getline(std::cin, line);) {

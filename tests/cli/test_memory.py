@@ -9,8 +9,8 @@ TOKENIZER = ROOT / "tests/golden/t5/spiece.model"
 
 
 class Memory(Case):
-    def draw(self, file, *words):
-        return atelier("generate", "-m", file, "-p", "a red circle", "--width", "64", "--height", "64", "--steps", "2",
+    def draw(self, file, *words, side=64):
+        return atelier("generate", "-m", file, "-p", "a red circle", "--width", side, "--height", side, "--steps", "2",
                        "--seed", "7", "--json", "--overwrite", "--out", self.folder / "a.png", *words)
 
     def picture(self, file, *words):
@@ -48,6 +48,13 @@ class Memory(Case):
 
     def test_floats(self):
         self.same_with_any_budget(model("tiny"))
+
+    def test_the_peak_is_no_more_than_what_may_be_used(self):
+        memory = self.draw(model("tiny"), side=768).event("plan")["memory"]
+        for size in (memory["least"], memory["needed"]):
+            budget = size // 1024 + 1
+            result = self.draw(model("tiny"), "--ram", f"{budget}KiB", side=768)
+            self.assertLessEqual(result.event("done")["peak_memory"], budget * 1024)
 
     def test_a_quantised_file_with_a_lora(self):
         lora = write_lora(self.folder / "a.safetensors", [(ATTENTION.format(x), 32, 32) for x in "qkv"])

@@ -17,6 +17,7 @@
 #include "device/cpu/allocation.h"
 #include "device/cpu/features.h"
 #include "device/memory_info.h"
+#include "device/torch_allocator.h"
 #include "nn/layers.h"
 #include "pipeline/image_tensor.h"
 #include "pipeline/latent_file.h"
@@ -66,6 +67,7 @@ void Generation::run() {
   const int threads = options_.threads > 0 ? static_cast<int>(options_.threads)
                                            : detect_cpu_features().usable_threads();
   at::set_num_threads(threads);
+  use_arena_for_tensors();
   read_pictures();
   warn_of_options(threads);
   const Device device;

@@ -6,6 +6,8 @@
 #include <malloc.h>
 #endif
 
+#include "device/cpu/arena.h"
+
 namespace atelier {
 
 bool tune_allocator() {
@@ -21,6 +23,7 @@ bool tune_allocator() {
 }
 
 void trim_allocator() {
+  if (Arena* const arena = large_blocks()) arena->trim();
 #if defined(__GLIBC__)
   malloc_trim(0);
 #endif

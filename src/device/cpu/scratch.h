@@ -16,7 +16,7 @@ class Scratch {
   void* data() const;
 
  private:
-  void* data_;
+  void* data_ = nullptr;
 };
 
 }  // namespace atelier
