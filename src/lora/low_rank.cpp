@@ -25,7 +25,7 @@ class LoraChange final : public Change {
   }
   std::optional<LowRank> low_rank() const override {
     if (!matrix_) return {};
-    return LowRank{up_.to(at::kFloat) * scale_, down_.to(at::kFloat)};
+    return LowRank{up_, down_, scale_};
   }
 
  private:

@@ -56,7 +56,7 @@ class Transposed final : public View {
   std::optional<LowRank> low_rank() const override {
     const std::optional<LowRank> product = inner_->low_rank();
     if (!product) return {};
-    return LowRank{product->down.t().contiguous(), product->up.t().contiguous()};
+    return LowRank{product->down.t().contiguous(), product->up.t().contiguous(), product->scale};
   }
 
  private:

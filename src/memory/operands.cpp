@@ -179,35 +179,34 @@ int64_t Operands::side_rank() const {
   return rank;
 }
 
-std::optional<LowRank> Operands::side() const {
-  if (!beside_ || patches_.empty()) return {};
-  struct Placed {
-    LowRank change;
-    int64_t row;
-    double strength;
-  };
-  std::vector<Placed> changes;
-  int64_t rows = 0, rank = 0;
-  for (size_t i = 0; i < operands_.size(); ++i) {
+void Operands::each_side(const SideUser& use) const {
+  if (!beside_) return;
+  int64_t row = 0;
+  for (size_t i = 0; i < patches_.size(); ++i) {
     for (const PlacedPatch& placed : patches_[i]) {
-      std::optional<LowRank> change = placed.patch->low_rank();
+      const std::optional<LowRank> change = placed.patch->low_rank();
       ATELIER_CHECK(change && change->up.size(0) == placed.rows &&
                     change->up.size(1) == change->down.size(0));
-      rank += change->up.size(1);
-      changes.push_back({std::move(*change), rows + placed.first_row, placed.strength});
+      use(*change, row + placed.first_row, placed.strength * change->scale);
     }
-    rows += operands_[i].shape[0];
+    row += operands_[i].shape[0];
   }
+}
+
+std::optional<LowRank> Operands::side() const {
+  const int64_t rank = side_rank();
+  if (!beside_ || patches_.empty()) return {};
+  int64_t rows = 0, column = 0;
+  for (const Operand& operand : operands_) rows += operand.shape[0];
   LowRank all{at::zeros({rows, rank}, at::dtype(at::kFloat)), {}};
   std::vector<at::Tensor> downs;
-  int64_t column = 0;
-  for (const Placed& placed : changes) {
-    const at::Tensor& up = placed.change.up;
-    const at::Tensor place = all.up.narrow(0, placed.row, up.size(0)).narrow(1, column, up.size(1));
-    place.copy_(up * placed.strength);
-    downs.push_back(placed.change.down);
+  each_side([&](const LowRank& change, int64_t row, double strength) {
+    const at::Tensor& up = change.up;
+    const at::Tensor place = all.up.narrow(0, row, up.size(0)).narrow(1, column, up.size(1));
+    place.copy_(up).mul_(strength);
+    downs.push_back(change.down.to(at::kFloat));
     column += up.size(1);
-  }
+  });
   all.down = at::cat(downs);
   return all;
 }

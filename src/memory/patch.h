@@ -11,9 +11,11 @@
 
 namespace atelier {
 
-/// A change that is a product: up [rows, r] times down [r, columns], both fp32 on the CPU.
+/// A change that is a product: scale times up [rows, r] times down [r, columns], both contiguous on
+/// the CPU in fp32, fp16 or bf16.
 struct LowRank {
   at::Tensor up, down;
+  double scale = 1;
 };
 
 /// One change to one weight, by its model's name. Immutable: safe from any thread.
@@ -25,6 +27,7 @@ class WeightPatch {
   /// the ones before have left.
   virtual void apply(at::Tensor& weight, double strength) const = 0;
   /// The change at strength 1 if it is a low-rank product added to a matrix; nothing otherwise.
+  /// Copies no numbers where it can do without.
   virtual std::optional<LowRank> low_rank() const { return {}; }
 };
 

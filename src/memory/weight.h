@@ -78,7 +78,11 @@ class Operands {
   /// down [r, in], all low-rank patches joined along r with their strengths in `up`. Nothing if
   /// there are none or `joined` has them.
   std::optional<LowRank> side() const;
-  /// Its r; 0 without one.
+  /// The same change by change, as they are: each adds `strength` times up times down to the rows
+  /// from `first_row` on.
+  using SideUser = std::function<void(const LowRank& change, int64_t first_row, double strength)>;
+  void each_side(const SideUser& use) const;
+  /// The rank of `side`; 0 without one.
   int64_t side_rank() const;
   /// Memory for a prepared weight of so many bytes.
   at::Tensor allocate(int64_t bytes) const;

@@ -1,38 +1,17 @@
 // Tensors to kernel arguments.
 #include "nn/cpu.h"
 
-#include <ATen/record_function.h>
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "base/error.h"
+#include "nn/cpu_calls.h"
 #include "nn/cpu_weights.h"
 #include "nn/layers.h"
 
 namespace atelier::nn::cpu {
 namespace {
-
-/// Shows a kernel's run to libtorch's profilers as "kind detail, N GFLOP"; costs next to nothing
-/// when none listens.
-class Recorded {
- public:
-  template <class Detail>
-  Recorded(std::string_view kind, int64_t flops, const Detail& detail) {
-    if (!record_.isActive()) return;
-    name_ = fmt::format("{} {}, {:.3f} GFLOP", kind, detail(), static_cast<double>(flops) * 1e-9);
-    record_.before(std::string_view(name_));
-  }
-
- private:
-  std::string name_;  // outlives the record that views it
-  at::RecordFunction record_{at::RecordScope::USER_SCOPE};
-};
-
-CpuType type_of(const Tensor& x) { return *compute_type(x.scalar_type()); }
-
-Tensor bytes(int64_t count) { return at::empty({count}, at::dtype(at::kByte)); }
 
 const float* floats(const Tensor& tensor) {
   return tensor.defined() ? tensor.const_data_ptr<float>() : nullptr;
@@ -93,11 +72,6 @@ void run_conv(const CpuConv& layer, const Tensor& x, const Tensor& packed, const
                  kParallel);
 }
 
-CpuHeads heads_of(const Tensor& x, int64_t head_size) {
-  ATELIER_CHECK(x.stride(2) == 1 || x.size(2) == 1);
-  return {const_cast<void*>(x.const_data_ptr()), x.stride(0), x.stride(1), head_size};
-}
-
 }  // namespace
 
 std::optional<CpuType> compute_type(at::ScalarType dtype) {
@@ -147,16 +121,17 @@ Tensor linear(const CpuLinear& layer, const Tensor& x, const Pin& weight, const 
   return y;
 }
 
-Tensor linear_unpacked(const CpuLinear& layer, const Tensor& x, const Operands& matrix,
-                       const Tensor& bias) {
+namespace {
+
+Tensor run_unpacked(const CpuLinear& layer, const Tensor& x, const CpuWeights& matrix,
+                    const Tensor& bias) {
   const Tensor rows = x.contiguous();
   const int64_t count = rows.numel() / layer.inputs;
   Tensor y = empty_outputs(layer, x);
   const Recorded record("linear unpacked", 2 * count * layer.inputs * layer.outputs, [&] {
     return fmt::format("{}>{} x{}", layer.inputs, layer.outputs, count);
   });
-  const PackedFrom from(matrix, layer.type);
-  kernels().linear_unpacked(layer, from.weights(),
+  kernels().linear_unpacked(layer, matrix,
                             {.rows = count,
                              .x = rows.const_data_ptr(),
                              .x_stride = layer.inputs,
@@ -166,6 +141,19 @@ Tensor linear_unpacked(const CpuLinear& layer, const Tensor& x, const Operands& 
                              .y_stride = y.size(-1)},
                             kParallel);
   return y;
+}
+
+}  // namespace
+
+Tensor linear_unpacked(const CpuLinear& layer, const Tensor& x, const Operands& matrix,
+                       const Tensor& bias) {
+  return run_unpacked(layer, x, PackedFrom(matrix, layer.type).weights(), bias);
+}
+
+Tensor few_rows(const Tensor& x, const Tensor& matrix) {
+  ATELIER_CHECK(x.scalar_type() == at::kFloat && matrix.is_contiguous());
+  const CpuLinear layer{.type = CpuType::fp32, .inputs = matrix.size(1), .outputs = matrix.size(0)};
+  return run_unpacked(layer, x, weights_of(matrix), {});
 }
 
 void linear_add(const CpuLinear& layer, Tensor& y, const Tensor& x, const Pin& weight,
@@ -338,63 +326,6 @@ Tensor interleave_phases(const Tensor& x) {
   Tensor y = empty_picture(x, x.size(1) / 4, 2 * h, 2 * w);
   kernels().interleave_phases(doubling(phases, h, w, y), kParallel);
   return y;
-}
-
-namespace {
-
-CpuAttention shape_of(const PackedKeys& keys, CpuType type, int64_t queries, bool causal) {
-  return {.type = type,
-          .batch = keys.batch,
-          .heads = keys.heads,
-          .queries = queries,
-          .keys = keys.keys,
-          .head_size = keys.head_size,
-          .scale = keys.scale,
-          .causal = causal};
-}
-
-}  // namespace
-
-PackedKeys pack_keys(const Tensor& k, const Tensor& v, int64_t heads, std::optional<double> scale) {
-  const int64_t head_size = k.size(2) / heads;
-  PackedKeys keys{
-      {},
-      k.size(0),
-      k.size(1),
-      heads,
-      head_size,
-      scale ? static_cast<float>(*scale) : 1.0f / std::sqrt(static_cast<float>(head_size))};
-  const CpuAttention shape = shape_of(keys, type_of(k), 1, false);
-  keys.bytes = bytes(kernels().packed_kv_bytes(shape));
-  const Recorded record("pack_kv", 0, [&] { return to_string(k.sizes().vec()); });
-  kernels().pack_kv(shape, heads_of(k, keys.head_size), heads_of(v, keys.head_size),
-                    keys.bytes.mutable_data_ptr(), kParallel);
-  return keys;
-}
-
-Tensor attend(const Tensor& q, const PackedKeys& keys, const Tensor& mask, bool causal) {
-  Tensor out = at::empty(q.sizes(), q.options());
-  attend_to(out, q, keys, mask, causal);
-  return out;
-}
-
-void attend_to(Tensor& y, const Tensor& q, const PackedKeys& keys, const Tensor& mask,
-               bool causal) {
-  ATELIER_CHECK(y.sizes() == q.sizes() && y.scalar_type() == q.scalar_type());
-  const CpuAttention shape = shape_of(keys, type_of(q), q.size(1), causal);
-  Tensor added;
-  CpuMask seen;
-  if (mask.defined()) {
-    added = mask.to(at::kFloat).expand({keys.batch, keys.heads, q.size(1), keys.keys});
-    if (added.stride(3) != 1) added = added.contiguous();
-    seen = {added.const_data_ptr<float>(), added.stride(0), added.stride(1), added.stride(2)};
-  }
-  const Recorded record("attention", 4 * q.numel() * keys.keys, [&] {
-    return fmt::format("{}x{}x{} x{}", q.size(1), keys.keys, keys.head_size,
-                       keys.batch * keys.heads);
-  });
-  kernels().attend(shape, heads_of(q, keys.head_size), keys.bytes.const_data_ptr(), seen,
-                   heads_of(y, keys.head_size), kParallel);
 }
 
 }  // namespace atelier::nn::cpu

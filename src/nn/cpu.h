@@ -48,6 +48,9 @@ Tensor linear(const CpuLinear& layer, const Tensor& x, const Pin& weight, const 
 /// The same with a matrix as it is stored, for few rows.
 Tensor linear_unpacked(const CpuLinear& layer, const Tensor& x, const Operands& matrix,
                        const Tensor& bias);
+/// x [..., in] fp32 times a matrix [out, in] of fp32, fp16 or bf16, contiguous -> [..., out] fp32;
+/// for few rows.
+Tensor few_rows(const Tensor& x, const Tensor& matrix);
 /// y += linear(x), y [..., out] contiguous.
 void linear_add(const CpuLinear& layer, Tensor& y, const Tensor& x, const Pin& weight,
                 const Tensor& bias);

@@ -38,12 +38,6 @@ Tensor stored(const Operands& operands) {
   return operands.joined(dtype);
 }
 
-CpuWeights weights_of(const Tensor& stored) {
-  const CpuType type =
-      stored.scalar_type() == at::kHalf ? CpuType::fp16 : *compute_type(stored.scalar_type());
-  return {type, stored.const_data_ptr()};
-}
-
 // The product with the side branch's first matrix [rank, in].
 CpuLinear down_layer(const CpuLinear& layer, int64_t rank) {
   return {.type = layer.type, .inputs = layer.inputs, .outputs = rank};
@@ -63,6 +57,12 @@ Form int8_form(const CpuLinear& layer) {
 }
 
 }  // namespace
+
+CpuWeights weights_of(const Tensor& stored) {
+  const CpuType type =
+      stored.scalar_type() == at::kHalf ? CpuType::fp16 : *compute_type(stored.scalar_type());
+  return {type, stored.const_data_ptr()};
+}
 
 Form linear_form(const CpuLinear& layer) {
   if (layer.int8) return int8_form(layer);

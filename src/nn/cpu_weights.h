@@ -29,4 +29,7 @@ class PackedFrom final : public CpuWeightReader {
   Tensor joined_;
 };
 
+/// A contiguous tensor of fp32, fp16 or bf16 as kernels read it.
+CpuWeights weights_of(const Tensor& stored);
+
 }  // namespace atelier::nn::cpu

@@ -166,10 +166,16 @@ Tensor VectorLinear::operator()(const Tensor& x) const {
   Tensor y;
   if (!whole_.own_) return whole_(x);
   whole_.weight_.with_stored([&](const Operands& matrix) {
-    const auto side = matrix.side();
-    if (side && whole_.epilogue_ != Epilogue::plain) return;
+    if (matrix.side_rank() > 0 && whole_.epilogue_ != Epilogue::plain) return;
     y = cpu::linear_unpacked(*whole_.own_, x, matrix, pinned(whole_.bias_));
-    if (side) y.add_(at::linear(at::linear(x.to(at::kFloat), side->down), side->up));
+    if (matrix.side_rank() == 0) return;
+    const Tensor wide = x.to(at::kFloat);
+    Tensor all = at::zeros(y.sizes(), wide.options());
+    matrix.each_side([&](const LowRank& change, int64_t row, double strength) {
+      const Tensor added = cpu::few_rows(cpu::few_rows(wide, change.down), change.up);
+      all.narrow(-1, row, added.size(-1)).add_(added, strength);
+    });
+    y.add_(all);
   });
   if (!y.defined()) return whole_(x);
   whole_.watched_(x);
