@@ -2,32 +2,13 @@
 // change of a weight.
 #include <ATen/ATen.h>
 
-#include "checks.h"
+#include "decoding.h"
 #include "formats/safetensors.h"
 #include "lora/lora.h"
 
 namespace {
 
 using namespace atelier;
-
-/// A file's tensors in the bytes it was read from.
-class BufferSource final : public TensorSource {
- public:
-  explicit BufferSource(std::span<const std::byte> file)
-      : file_(file), contents_(read_safetensors(file)) {}
-  const TensorTable& tensors() const override { return contents_.tensors; }
-  std::span<const std::byte> bytes(std::string_view name) const override {
-    const TensorInfo& info = contents_.tensors.find(name)->second;
-    return file_.subspan(info.offset, info.size);
-  }
-  void will_need(std::string_view) const override {}
-  std::string label() const override { return "fuzz"; }
-  const Metadata& metadata() const override { return contents_.metadata; }
-
- private:
-  std::span<const std::byte> file_;
-  FileContents contents_;
-};
 
 /// One weight for each shape that the seeds change.
 const WeightShapes kWeights{
@@ -65,7 +46,9 @@ void apply_all(const Lora& lora) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   fuzz::attempt([&] {
-    const BufferSource file(fuzz::view(data, size));
+    const auto bytes = fuzz::view(data, size);
+    const FileContents contents = read_safetensors(bytes);
+    const fuzz::FoundSource file(contents, bytes);
     const LoraModel model{"toy", "a toy", {{"toy", true, kLayouts, &kWeights}}};
     try {
       apply_all(*read_lora(file, model));

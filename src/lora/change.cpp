@@ -96,7 +96,8 @@ double scale_of(const LoraModule& module, int64_t rank) {
   if (rank > kMostRank)
     throw Error(ErrorCode::unsupported, {.subject = module.name,
                                          .expected = fmt::format("a rank up to {}", kMostRank),
-                                         .found = std::to_string(rank)});
+                                         .found = std::to_string(rank),
+                                         .hint = "Tools that resize LoRAs can lower it"});
   if (!module.alpha) return 1;
   const auto wide = static_cast<double>(rank);
   return *module.alpha / (module.root_rank ? std::sqrt(wide) : wide);

@@ -261,10 +261,8 @@ std::shared_ptr<const Lora> read_lora(const TensorSource& source, const LoraMode
     return Matching(source, model).run();
   } catch (const Error& error) {
     ErrorFacts facts = error.facts();
-    if (!facts.hint.empty() || error.code() == ErrorCode::mismatch) throw;
-    facts.hint = error.code() == ErrorCode::malformed
-                     ? "Download the file again; if that does not help, it was written wrongly"
-                     : "Look for a file of the same LoRA in fp16 or bf16";
+    if (!facts.hint.empty() || error.code() != ErrorCode::malformed) throw;
+    facts.hint = "Download the file again; if that does not help, it was written wrongly";
     throw Error(error.code(), std::move(facts));
   }
 }

@@ -165,9 +165,11 @@ std::string LoraModule::name_of(LoraRole role) const {
 at::Tensor read_lora_tensor(const TensorSource& source, std::string_view name) {
   const TensorInfo& info = source.tensors().find(name)->second;
   const auto fail = [&](ErrorCode code, std::string statement) -> Error {
-    return {
-        code,
-        {.subject = fmt::format("{}: {}", source.label(), name), .expected = std::move(statement)}};
+    const bool stored = code == ErrorCode::unsupported;  // as nobody computes
+    return {code,
+            {.subject = fmt::format("{}: {}", source.label(), name),
+             .expected = std::move(statement),
+             .hint = stored ? "Look for a file of the same LoRA in fp16 or bf16" : ""}};
   };
   if (!decodable(info.encoding))
     throw fail(ErrorCode::unsupported, fmt::format("is stored as {}, which no decoder here reads",

@@ -88,7 +88,8 @@ ChangePtr rows_of(ChangePtr inner, int64_t first, int64_t count, std::string_vie
     throw Error(ErrorCode::unsupported,
                 {.subject = std::string(module),
                  .expected = "changes several matrices of the model at once in a way that cannot "
-                             "be taken apart"});
+                             "be taken apart",
+                 .hint = "Look for a file of the same LoRA made for this model's own layout"});
   return std::make_shared<RowsView>(std::move(inner), first, count);
 }
 

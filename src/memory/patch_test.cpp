@@ -3,23 +3,11 @@
 
 #include "memory/memory_source.h"
 #include "memory/residency.h"
+#include "memory/test_patch.h"
 #include "quant/decode.h"
 
 namespace atelier {
 namespace {
-
-/// weight += strength * up down
-class Product final : public WeightPatch {
- public:
-  Product(at::Tensor up, at::Tensor down) : factors_{std::move(up), std::move(down)} {}
-  void apply(at::Tensor& weight, double strength) const override {
-    weight.add_(at::matmul(factors_.up, factors_.down), strength);
-  }
-  std::optional<LowRank> low_rank() const override { return factors_; }
-
- private:
-  LowRank factors_;
-};
 
 /// weight *= strength, which is no product of factors.
 class Scaling final : public WeightPatch {

@@ -255,7 +255,8 @@ QuantPlan plan_quantization(const std::shared_ptr<const TensorSource>& source,
                             const QuantType& type, const std::filesystem::path& out,
                             const ImportanceMatrix* importance) {
   std::string ending = out.extension().string();
-  std::ranges::transform(ending, ending.begin(), [](char c) { return std::tolower(c); });
+  std::ranges::transform(ending, ending.begin(),
+                         [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   if (ending != ".gguf" && ending != ".safetensors")
     throw Error(ErrorCode::invalid_argument, {.subject = out.string(),
                                               .expected = "a name ending in .gguf or .safetensors",

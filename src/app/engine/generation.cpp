@@ -361,11 +361,8 @@ void Generation::write_sheet() {
   const int32_t columns = sheet_columns(plan_.runs, options_.batch);
   const std::filesystem::path file =
       files_.write_as(options_.sheet, contact_sheet(drawn_, columns));
-  const auto count = static_cast<int32_t>(drawn_.size());
-  host_.event({{"event", "sheet"},
-               {"file", file.string()},
-               {"columns", columns},
-               {"rows", (count + columns - 1) / columns}});
+  const auto rows = (static_cast<int32_t>(drawn_.size()) + columns - 1) / columns;
+  host_.event({{"event", "sheet"}, {"file", file.string()}, {"columns", columns}, {"rows", rows}});
 }
 
 /// Has every part that can be quantised watched; text encoders' entries stand behind their names.
