@@ -2,6 +2,7 @@
 #include "device/cpu/arena.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -54,7 +55,7 @@ size_t Intervals::remove(size_t begin, size_t size) {
   return removed;
 }
 
-Arena::Arena(size_t most) : size_(most) {
+Arena::Arena(size_t addresses, size_t most) : size_(addresses), most_(most) {
   while (size_ >= kLeast) {
     void* const range = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE,
                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -79,6 +80,7 @@ void* Arena::allocate(size_t bytes) {
   if (bytes > size_) return nullptr;
   const size_t size = std::max(kUnit, (bytes + kUnit - 1) / kUnit * kUnit);
   const std::lock_guard lock(mutex_);
+  if (used_ > most_ || size > most_ - used_) return nullptr;
   const auto& all = free_.all();
   auto best = all.end();
   for (auto it = all.begin(); it != all.end(); ++it)
@@ -143,8 +145,11 @@ Arena* large_blocks() {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   return nullptr;
 #else
-  // Never destroyed: tensors may outlive everything else.
-  static Arena* const arena = new Arena(kAddresses);
+  // Never destroyed: tensors may outlive everything else. What no memory can hold is left to the
+  // heap, which refuses it, where pages of addresses would be given until the process is killed.
+  static Arena* const arena =
+      new Arena(kAddresses, static_cast<size_t>(::sysconf(_SC_PHYS_PAGES)) *
+                                static_cast<size_t>(::sysconf(_SC_PAGESIZE)));
   return arena;
 #endif
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <mutex>
 #include <unordered_map>
@@ -23,12 +24,13 @@ class Intervals {
 /// Blocks in one range of addresses. A block goes where it fits best, neighbours that are free are
 /// one, and pages of free blocks stay for the next as long as all pages together are no more than
 /// the most that was ever in use at once: what a run takes is what its blocks need, not what a heap
-/// breaks into, and nothing is faulted in anew from one step to the next. Asks for huge pages.
-/// Thread-safe.
+/// breaks into, and hardly anything is faulted in anew from one step to the next. Asks for huge
+/// pages. Thread-safe.
 class Arena {
  public:
-  /// Reserves `most` bytes of addresses, which take no memory, or as many as it can get.
-  explicit Arena(size_t most);
+  /// Reserves so many bytes of addresses, which take no memory, or as many as it can get; blocks
+  /// are never more than `most` bytes together.
+  explicit Arena(size_t addresses, size_t most = SIZE_MAX);
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
@@ -47,7 +49,7 @@ class Arena {
 
   mutable std::mutex mutex_;
   std::byte* base_ = nullptr;
-  size_t size_;
+  size_t size_, most_;
   Intervals free_, kept_;  // kept: those of free that have pages
   std::unordered_map<size_t, size_t> blocks_;
   size_t used_ = 0, most_used_ = 0, kept_bytes_ = 0;

@@ -74,6 +74,16 @@ TEST(Arena, SaysWhenThereIsNoRoom) {
   EXPECT_EQ(arena.allocate(64 * kMiB), most);
 }
 
+TEST(Arena, GivesNoMoreThanItMay) {
+  Arena arena(256 * kMiB, 10 * kMiB);
+  EXPECT_EQ(arena.allocate(11 * kMiB), nullptr);
+  void* const block = arena.allocate(6 * kMiB);
+  EXPECT_NE(block, nullptr);
+  EXPECT_EQ(arena.allocate(5 * kMiB), nullptr);
+  arena.free(block);
+  EXPECT_EQ(arena.allocate(10 * kMiB), block);
+}
+
 TEST(Arena, KeepsPagesForTheNextBlockUntilTrimmed) {
   Arena arena(256 * kMiB);
   void* const block = arena.allocate(64 * kMiB);
