@@ -54,7 +54,7 @@ std::optional<Place> find_place(const TensorSource& source,
                                 std::span<const KeyLayout> layouts);
 
 /// A scope over the part of `source` at `place`. `residency` must outlive what is built from it,
-/// `report` the building. `observer`, which may be null, is told the inputs of linear layers and
+/// `report` the building. `observer`, which may be null, is told the inputs of layers and
 /// must outlive them.
 Scope open_scope(std::shared_ptr<const TensorSource> source, const Place& place,
                  Residency& residency, BindReport& report, const Compute& compute,

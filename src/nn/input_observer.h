@@ -1,4 +1,5 @@
-// Watching what linear layers are given, for collecting statistics; nothing where nobody watches.
+// Watching what linear layers and convolutions are given, for collecting statistics; nothing where
+// nobody watches.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -10,11 +11,13 @@
 
 namespace atelier::nn {
 
-/// Told the inputs of linear layers as they are computed, by the thread that computes.
+/// Told the inputs of linear layers and convolutions as they are computed, by the thread that
+/// computes.
 class InputObserver {
  public:
   virtual ~InputObserver() = default;
-  /// x [..., in] is about to be multiplied with the matrices of these names in the model.
+  /// x [..., in] is about to be multiplied with the weights of these names in the model; the pixels
+  /// of a picture are rows of their channels.
   virtual void input(std::span<const std::string> weights, const at::Tensor& x) = 0;
 };
 
@@ -28,6 +31,10 @@ class Watched {
   }
   void operator()(const at::Tensor& x) const {
     if (about_) about_->observer->input(about_->weights, x);
+  }
+  /// The same for a picture [B, in, H, W].
+  void picture(const at::Tensor& x) const {
+    if (about_) about_->observer->input(about_->weights, x.permute({0, 2, 3, 1}));
   }
 
  private:

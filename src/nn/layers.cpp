@@ -206,7 +206,9 @@ void ResidualLinear::add_to(Tensor& y, const Tensor& x) const {
 // ---- convolutions
 
 Conv2d::Conv2d(const Scope& w, int64_t in, int64_t out, ConvShape shape, Bias bias)
-    : shape_(shape), own_(cpu::conv_layer(w.compute(), cpu_conv(in, out, shape))) {
+    : shape_(shape),
+      own_(cpu::conv_layer(w.compute(), cpu_conv(in, out, shape))),
+      watched_(watched(w)) {
   const Weight weight = w.weight("weight", {out, in, shape.kernel, shape.kernel});
   if (weight && shape.kernel == 1 && shape.stride == 1)
     int8_ = own_layer({weight}, in, out, Epilogue::plain);
@@ -218,6 +220,7 @@ Conv2d::Conv2d(const Scope& w, int64_t in, int64_t out, ConvShape shape, Bias bi
 }
 
 Tensor Conv2d::operator()(const Tensor& x) const {
+  watched_.picture(x);
   const Pin weight = weight_.pin();
   const Tensor bias = pinned(bias_);
   if (int8_) return picture(cpu::linear(*int8_, tokens(x), weight, bias), x.size(2), x.size(3));
@@ -228,6 +231,7 @@ Tensor Conv2d::operator()(const Tensor& x) const {
 
 Tensor Conv2d::operator()(const Tensor& x, const Tensor& shift) const {
   if (own_ && !int8_) {
+    watched_.picture(x);
     const Tensor bias = bias_ ? shift + *bias_.pin() : shift;
     return cpu::conv(*own_, x, *weight_.pin(), bias.contiguous());
   }
@@ -237,19 +241,22 @@ Tensor Conv2d::operator()(const Tensor& x, const Tensor& shift) const {
 
 void Conv2d::add_to(Tensor& y, const Tensor& x) const {
   const Pin weight = weight_.pin();
+  if (!int8_ && !own_ && !weight->is_mkldnn()) {
+    y.add_((*this)(x));
+    return;
+  }
+  watched_.picture(x);
   if (int8_) {
     Tensor pixels = tokens(y);
     cpu::linear_add(*int8_, pixels, tokens(x), weight, pinned(bias_));
   } else if (own_)
     cpu::conv_add(*own_, y, x, *weight, pinned(bias_));
-  else if (weight->is_mkldnn())
-    onednn::conv_add(y, x, *weight, pinned(bias_), geometry(shape_));
   else
-    y.add_((*this)(x));
+    onednn::conv_add(y, x, *weight, pinned(bias_), geometry(shape_));
 }
 
 UpsampleConv::UpsampleConv(const Scope& w, int64_t in, int64_t out)
-    : own_(cpu::conv_layer(w.compute(), cpu_conv(in, out, k3x3, true))) {
+    : own_(cpu::conv_layer(w.compute(), cpu_conv(in, out, k3x3, true))), watched_(watched(w)) {
   const Weight weight = w.weight("weight", {out, in, 3, 3}), bias = w.weight("bias", {out});
   const bool phases = !own_ && cpu::takes(w.compute()) && onednn::packs(w.compute());
   if (own_ || phases) {
@@ -262,6 +269,7 @@ UpsampleConv::UpsampleConv(const Scope& w, int64_t in, int64_t out)
 
 Tensor UpsampleConv::operator()(const Tensor& x) const {
   if (!weight_) return (*this)(x, 2 * x.size(2), 2 * x.size(3));
+  watched_.picture(x);  // doubling changes no mean
   const Pin weight = weight_.pin(), bias = bias_.pin();
   if (own_) return cpu::conv(*own_, x, *weight, *bias);
   return cpu::interleave_phases(onednn::conv(x, *weight, *bias, {.stride = 1, .padding = 1}));
@@ -270,6 +278,7 @@ Tensor UpsampleConv::operator()(const Tensor& x) const {
 Tensor UpsampleConv::operator()(const Tensor& x, int64_t h, int64_t w) const {
   if (weight_ && h == 2 * x.size(2) && w == 2 * x.size(3)) return (*this)(x);
   const Tensor resized = at::upsample_nearest2d(x, {h, w});
+  watched_.picture(resized);
   const Pin weight = resized_.pin(), bias = resized_bias_.pin();
   if (weight->is_mkldnn()) return onednn::conv(resized, *weight, *bias, geometry(k3x3));
   return at::conv2d(resized, *weight, *bias, 1, 1);

@@ -129,6 +129,7 @@ class Conv2d {
   std::optional<CpuLinear> int8_;  // of pixels, where they are multiplied as 8-bit integers
   std::optional<CpuConv> own_;
   Weight weight_, bias_;
+  Watched watched_;
 };
 
 /// Nearest-neighbour doubling and a 3x3 convolution.
@@ -144,6 +145,7 @@ class UpsampleConv {
   std::optional<CpuConv> own_;
   Weight weight_, bias_;  // for doubling; empty where doubling is not special
   Weight resized_, resized_bias_;  // for any other size; prepared when first used
+  Watched watched_;
 };
 
 /// Statistics in fp32 over each of `groups` runs of channels.

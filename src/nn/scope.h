@@ -19,7 +19,7 @@ struct Binding {
   Residency& residency;
   BindReport& report;
   Compute compute;
-  nn::InputObserver* observer = nullptr;  // of linear layers; must outlive them
+  nn::InputObserver* observer = nullptr;  // of layers' inputs; must outlive them
 };
 
 /// A position in a state dict. Cheap to copy; `/` walks down.

@@ -45,7 +45,7 @@ class Component {
     patches_ = std::move(patches);
     if (residency_) residency_->set_patches(patches_);
   }
-  /// Binds anew with `observer` told the inputs of linear layers; null: nobody. It must outlive the
+  /// Binds anew with `observer` told the inputs of layers; null: nobody. It must outlive the
   /// part or be replaced.
   void observe(nn::InputObserver* observer) {
     observer_ = observer;

@@ -1,4 +1,5 @@
-// How much each input channel of each matrix matters: collected while drawing, used for encoding.
+// How much each input channel of matrices and convolutions matters: collected while drawing, used
+// for encoding.
 #pragma once
 
 #include <filesystem>
@@ -12,8 +13,8 @@
 
 namespace atelier {
 
-/// Sums of squares of the inputs of linear layers, by the names of their weights. One thread at a
-/// time; const member functions from any.
+/// Sums of squares of the inputs of linear layers and convolutions, by the names of their weights.
+/// One thread at a time; const member functions from any.
 class ImportanceMatrix {
  public:
   /// Reads a file as `save` and llama.cpp's imatrix write it. Throws as `open_checkpoint`, and
@@ -45,7 +46,8 @@ class ImportanceMatrix {
   uint32_t runs_ = 0;
 };
 
-/// Adds what the linear layers of one part are given, under `prefix` and their own names.
+/// Adds what the linear layers and convolutions of one part are given, under `prefix` and their own
+/// names.
 class ImportanceCollector final : public nn::InputObserver {
  public:
   ImportanceCollector(ImportanceMatrix& matrix, std::string prefix)

@@ -119,6 +119,10 @@ TEST(Importance, EveryMatrixOfAModelIsWatched) {
   EXPECT_GT(matrix.columns("input_blocks.1.0.emb_layers.1.weight"), 0);
   EXPECT_GT(matrix.columns("middle_block.1.proj_in.weight"), 0);
   EXPECT_GT(matrix.columns("middle_block.1.proj_out.weight"), 0);
+  EXPECT_EQ(matrix.columns("input_blocks.0.0.weight"), 4);
+  EXPECT_GT(matrix.columns("input_blocks.1.0.in_layers.2.weight"), 0);
+  EXPECT_GT(matrix.columns("input_blocks.1.0.out_layers.3.weight"), 0);
+  EXPECT_GT(matrix.columns("out.2.weight"), 0);
 }
 
 TEST(Importance, NamesOfBothLayoutsFindTheirEntries) {
@@ -130,11 +134,7 @@ TEST(Importance, NamesOfBothLayoutsFindTheirEntries) {
     EXPECT_EQ(plan.architecture, "sd1");
     size_t weighed = 0;
     for (const TensorPlan& tensor : plan.tensors) {
-      const bool matrix_like = tensor.shape.size() == 2 || tensor.shape.back() == 1;
-      if (tensor.to != Encoding::q4_0 || !matrix_like ||
-          tensor.name.find("skip") != tensor.name.npos ||
-          tensor.name.find("shortcut") != tensor.name.npos)
-        continue;
+      if (tensor.to != Encoding::q4_0) continue;
       EXPECT_FALSE(tensor.importance.empty()) << source->label() << ": " << tensor.name;
       ++weighed;
     }
@@ -167,6 +167,30 @@ TEST(Importance, LowersTheErrorThatCounts) {
   for (const char* type :
        {"Q2_K", "Q3_K_S", "Q4_K_S", "Q5_K_S", "Q6_K", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_1"})
     EXPECT_LT(weighted_error(type, importance), 0.95 * weighted_error(type, nullptr)) << type;
+}
+
+TEST(Importance, ConvolutionsAreWeighedByChannel) {
+  const TestFolder folder;
+  at::manual_seed(6);
+  const auto source = std::make_shared<MemorySource>();
+  const at::Tensor weight = at::randn({24, 64, 3, 3});
+  source->put("blocks.weight", weight);
+  const at::Tensor loud = at::arange(64).remainder(4) == 0;
+  const at::Tensor x = at::where(loud, at::scalar_tensor(30.F), at::scalar_tensor(1.F));
+  const auto importance = std::make_shared<ImportanceMatrix>();
+  importance->add("blocks.weight", x);
+  const auto loud_error = [&](std::shared_ptr<const ImportanceMatrix> by) {
+    const auto path = folder.path / "a.gguf";
+    run_quantization({.source = source,
+                      .plan = plan_quantization(source, quant_type("Q4_0"), path, by.get()),
+                      .out = path,
+                      .importance = by,
+                      .progress = {},
+                      .stop = {}});
+    const at::Tensor off = golden::tensor(*open_checkpoint(path), "blocks.weight") - weight;
+    return off.square().mean({0, 2, 3}).index({loud}).mean().item<double>();
+  };
+  EXPECT_LT(loud_error(importance), 0.8 * loud_error(nullptr));
 }
 
 }  // namespace

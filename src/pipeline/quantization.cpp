@@ -140,9 +140,15 @@ ModelNames model_names(const std::shared_ptr<const TensorSource>& source, const 
   return names;
 }
 
-int64_t row_of(const TensorPlan& tensor) {
+/// How many neighbouring columns of a tensor's rows are one input channel, if a channel is one of
+/// `channels`: 1 of a matrix, 9 of a folded convolution of 3x3; 0 if the rows are not these.
+int64_t columns_per_channel(const TensorPlan& tensor, int64_t channels) {
   const auto folded = gguf_shape(tensor.shape, tensor.to);
-  return folded ? folded->back() : 0;
+  if (!folded || channels == 0) return 0;
+  int64_t each = 1;
+  if (tensor.shape.size() > 2 && tensor.shape[1] == channels)
+    for (size_t i = 2; i < tensor.shape.size(); ++i) each *= tensor.shape[i];
+  return folded->back() == channels * each ? each : 0;
 }
 
 /// The matrix's entry for a tensor: by its name in the file, or by the model's, which entries of
@@ -156,13 +162,19 @@ std::string entry_for(const ImportanceMatrix& importance, const QuantPlan& plan,
     candidates.push_back(plan.architecture + "." + name->second);
   }
   for (const std::string& name : candidates)
-    if (importance.columns(name) == row_of(tensor)) return name;
+    if (columns_per_channel(tensor, importance.columns(name)) > 0) return name;
   return {};
 }
 
+/// The weight of each column of a row; none without an entry.
 std::vector<float> importance_of(const QuantJob& job, const TensorPlan& tensor) {
-  return tensor.importance.empty() ? std::vector<float>()
-                                   : job.importance->weights(tensor.importance);
+  std::vector<float> columns;
+  if (tensor.importance.empty()) return columns;
+  const std::vector<float> channels = job.importance->weights(tensor.importance);
+  const int64_t each = columns_per_channel(tensor, std::ssize(channels));
+  for (const float channel : channels)
+    columns.insert(columns.end(), static_cast<size_t>(each), channel);
+  return columns;
 }
 
 /// The tensors of the file to be written. Throws `unsupported` for what GGUF cannot hold.
