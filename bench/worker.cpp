@@ -95,7 +95,7 @@ class Part {
       vae_ = load_part(kl_vae, source, *place, residency_, report, compute);
     }
     report.throw_if_bad(source->label());
-    if (job.contains("keep")) residency_.keep_prepared(Bytes(job.at("keep").get<int64_t>()));
+    if (job.contains("keep")) residency_.keep({.prepared = Bytes(job.at("keep").get<int64_t>())});
     residency_.prepare_all();
   }
 

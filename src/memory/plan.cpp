@@ -7,27 +7,22 @@ namespace atelier {
 
 PhaseMemory plan_phase(const Residency::Needs& weights, Bytes other, Bytes limit) {
   const Bytes slots = std::min(weights.prepared, weights.largest + weights.largest);
-  const Bytes least = other + slots;
-  if (weights.as_stored > Bytes()) {
-    // They may leave memory, too.
-    if (least + weights.as_stored > limit) return {Bytes(), std::max(limit, least), least, true};
-    PhaseMemory beside = plan_phase({weights.prepared, weights.stored, weights.largest},
-                                    other + weights.as_stored, limit);
-    beside.least = least;
-    return beside;
-  }
-  if (weights.prepared + other <= limit) return {weights.prepared, weights.prepared + other, least};
+  const Bytes least = other + slots, all = other + weights.prepared + weights.as_stored;
+  if (all <= limit) return {{.prepared = weights.prepared}, all, least};
+  if (least > limit) return {{.prepared = {}, .stored = false, .as_stored = false}, least, least};
+  const bool as_stored = least + weights.as_stored <= limit;
+  const Bytes left = limit - least - (as_stored ? weights.as_stored : Bytes());
   const auto prepared = static_cast<double>(weights.prepared.count());
-  const auto stored = static_cast<double>(weights.stored.count());
-  const auto left = static_cast<double>((limit - least).count());
-  // A share s of the weights takes s * prepared, the rest (1 - s) * stored. Stored weights may
-  // leave memory when there is no room for them: they can be read again.
-  const double share = prepared > stored ? (left - stored) / (prepared - stored) : left / prepared;
-  const Bytes kept(static_cast<int64_t>(std::clamp(share, 0.0, 1.0) * prepared));
-  const Bytes rest(static_cast<int64_t>((1 - std::clamp(share, 0.0, 1.0)) * stored));
-  const bool fits = least + kept + rest <= limit;
-  const Bytes needed = least + kept + (fits ? rest : std::max(Bytes(), limit - least - kept));
-  return {kept, needed, least, !fits};
+  const auto spare = static_cast<double>((left - weights.stored).count());
+  const auto growth = prepared - static_cast<double>(weights.stored.count());
+  // A share s of the weights takes s * prepared, the rest (1 - s) * stored.
+  if (as_stored && growth > 0 && spare >= 0) {
+    const double share = std::min(spare / growth, 1.0);
+    return {{.prepared = Bytes(static_cast<int64_t>(share * prepared))}, limit, least};
+  }
+  return {{.prepared = std::min(left, weights.prepared), .stored = false, .as_stored = as_stored},
+          limit,
+          least};
 }
 
 }  // namespace atelier

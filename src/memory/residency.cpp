@@ -81,7 +81,9 @@ int64_t Residency::count_form(std::string_view name) const {
                                [&](const auto& entry) { return entry->form() == name; });
 }
 
-void Residency::keep_prepared(Bytes most, bool from_disk) {
+void Residency::keep(const Stay& stay) {
+  for (const auto& entry : state_->all())
+    if (entry->read_as_stored()) entry->set_home(stay.as_stored ? Home::prepared : Home::disk);
   const auto entries = state_->live();
   std::vector<int64_t> sizes;
   int64_t small = 0, large = 0;
@@ -90,7 +92,8 @@ void Residency::keep_prepared(Bytes most, bool from_disk) {
     (sizes.back() < kSmall ? small : large) += sizes.back();
   }
   const double share =
-      large == 0 ? 1 : static_cast<double>(most.count() - small) / static_cast<double>(large);
+      large == 0 ? 1
+                 : static_cast<double>(stay.prepared.count() - small) / static_cast<double>(large);
   int64_t largest = 0;  // of those that do not stay
   double allowed = 0;  // of the weights so far, less what stays of them
   for (size_t i = 0; i < entries.size(); ++i) {
@@ -100,7 +103,7 @@ void Residency::keep_prepared(Bytes most, bool from_disk) {
     const bool stays = is_small || share >= 1 || allowed >= size;
     if (stays && !is_small) allowed -= size;
     if (!stays) largest = std::max(largest, sizes[i]);
-    entries[i]->set_home(stays ? Home::prepared : from_disk ? Home::disk : Home::stored);
+    entries[i]->set_home(stays ? Home::prepared : stay.stored ? Home::stored : Home::disk);
   }
   state_->slots->expect(largest);
 }

@@ -39,12 +39,18 @@ class Residency {
   /// How many of these weights take the form of this name.
   int64_t count_form(std::string_view name) const;
 
-  /// Lets weights stay prepared only up to `most` bytes in all; the others are prepared for each
-  /// pin and freed with it. Which stay is spread evenly over the order of binding, and small ones
-  /// always do. The stored bytes of the others stay in memory until their handles go, unless
-  /// `from_disk`. Concerns the weights bound until now; what is prepared already and may not stay
-  /// is let go. No weight may be pinned meanwhile.
-  void keep_prepared(Bytes most, bool from_disk = false);
+  /// What may stay in memory between two uses.
+  struct Stay {
+    Bytes prepared;  // of prepared weights, in all
+    bool stored = true;  // the files' bytes of the others
+    bool as_stored = true;  // the files' bytes of those that layers read so
+  };
+  /// Lets weights stay as `stay` says; those that may not stay prepared are prepared for each pin
+  /// and freed with it, files' bytes that may not stay are let go after each use and read again.
+  /// Which stay prepared is spread evenly over the order of binding, and small ones always do.
+  /// Concerns the weights bound until now; what is prepared already and may not stay is let go. No
+  /// weight may be pinned meanwhile.
+  void keep(const Stay& stay);
 
   /// Replaces all patches by `patches`. Weights whose patches differ from before are let go and
   /// prepared again when next asked for; all others stay as they are. No weight of this residency

@@ -162,6 +162,7 @@ bool Weight::Entry::with_stored(const std::function<void(const Operands&)>& use)
   const Operands operands(operands_, patches, compute_.rounded, runs_beside(operands_, patches));
   if (!operands.streams()) return false;
   use(operands);
+  if (home_ == Home::disk) release_stored(nullptr);
   return true;
 }
 

@@ -295,7 +295,7 @@ struct LargeWeights : Fixture {
 TEST_F(LargeWeights, StayPreparedEvenlySpreadWithinWhatIsAllowed) {
   constexpr int64_t kEach = 256 * 256 * 2, kSmallOne = 24 * 2;
   const auto stay = [&](int64_t bytes) {
-    residency.keep_prepared(Bytes(bytes));
+    residency.keep({.prepared = Bytes(bytes)});
     residency.prepare_all();
     std::string which;
     for (const Weight& weight : weights) {

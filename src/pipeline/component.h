@@ -23,7 +23,7 @@ class Component {
     residency_ = std::make_unique<Residency>();
     residency_->set_patches(patches_);
     part_ = load_part(*def_, found_.source, found_.place, *residency_, report, compute_, observer_);
-    if (kept_) residency_->keep_prepared(kept_->most, kept_->from_disk);
+    if (stay_) residency_->keep(*stay_);
   }
   /// The part, bound again if it was released.
   const Interface& get() {
@@ -61,10 +61,10 @@ class Component {
     get();
     return residency_->count_form(name);
   }
-  /// `Residency::keep_prepared`, now and whenever it is bound again.
-  void keep_prepared(Bytes most, bool from_disk) {
-    kept_ = {most, from_disk};
-    if (residency_) residency_->keep_prepared(most, from_disk);
+  /// `Residency::keep`, now and whenever it is bound again.
+  void keep(const Residency::Stay& stay) {
+    stay_ = stay;
+    if (residency_) residency_->keep(stay);
   }
   void release() {
     part_.reset();
@@ -74,16 +74,12 @@ class Component {
   const FoundPart& found() const { return found_; }
 
  private:
-  struct Kept {
-    Bytes most;
-    bool from_disk;
-  };
   const PartDef<Interface>* def_;
   FoundPart found_;
   Compute compute_;
   PatchTable patches_;
   nn::InputObserver* observer_ = nullptr;
-  std::optional<Kept> kept_;
+  std::optional<Residency::Stay> stay_;
   std::unique_ptr<Residency> residency_;
   std::unique_ptr<Interface> part_;
 };

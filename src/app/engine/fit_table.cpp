@@ -5,6 +5,7 @@
 #include <optional>
 #include <vector>
 
+#include "app/engine/plan.h"
 #include "base/error.h"
 #include "models/vae.h"
 #include "pipeline/component.h"
@@ -17,7 +18,6 @@ constexpr std::string_view kFinestFirst[] = {"F16",    "Q8_0",   "Q6_K", "Q5_K_M
                                              "Q4_K_M", "Q3_K_M", "Q2_K"};
 constexpr Bytes kMemories[] = {8_GiB, 12_GiB, 16_GiB, 24_GiB};
 constexpr int64_t kSides[] = {512, 768, 1024, 1536, 2048};
-constexpr Bytes kProgram = 256_MiB;  // as of the plan
 constexpr Compute kCompute{.device = {}, .dtype = at::kBFloat16};
 
 bool belongs(const std::string& tensor, const FoundPart& part) {

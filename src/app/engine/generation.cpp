@@ -78,7 +78,7 @@ void Generation::run() {
   for (const std::string& line : idle_options(options_, *engine_, plan_.settings)) warn(line);
   require_memory(plan_, options_);
   limit_memory(plan_, *engine_);
-  warn_of_memory();
+  for (const std::string& line : memory_warnings(plan_)) warn(line);
   if (options_.int8 && engine_->unet().count_form(nn::kInt8Form) == 0)
     warn("--int8 changes nothing: no layer of the denoiser is stored as Q8_0");
   prepare_files();
@@ -91,19 +91,6 @@ void Generation::run() {
   if (!options_.sheet.empty()) write_sheet();
   if (!options_.collect_imatrix.empty()) write_importance();
   finish();
-}
-
-void Generation::warn_of_memory() {
-  const auto tell = [&](const PhaseMemory& phase, const char* part) {
-    if (phase.from_disk)
-      warn(
-          fmt::format("the {}'s weights do not fit beside what else it needs and are read from "
-                      "disk again and again",
-                      part));
-  };
-  tell(plan_.text, "text encoder");
-  tell(plan_.unet, "UNet");
-  tell(plan_.vae, "VAE");
 }
 
 void Generation::read_pictures() {
@@ -173,9 +160,14 @@ void Generation::encode_prompts() {
   for (const std::string& prompt : options_.prompts)
     positive_.push_back(encode(prompt, reader, kPositiveScore));
   if (plan_.settings.negative) negative_ = encode(options_.negative, reader, kNegativeScore);
-  for (Component<TextEncoder>& text : engine_->text()) text.release();
+  for (Component<TextEncoder>& text : engine_->text()) leave(text);
+}
+
+template <class Part>
+void Generation::leave(Component<Part>& part) {
+  part.release();
   // The heap of one phase would lie beside the mapped weights of the next.
-  if (!plan_.all_prepared) trim_allocator();
+  if (plan_.tight) trim_allocator();
 }
 
 Conditioning Generation::encode(const std::string& prompt, const PromptReader& reader,
@@ -201,17 +193,21 @@ void Generation::load_model() {
   start_ = start_latent(*engine_, pictures_, options_.batch, plan_.height, plan_.width, tiling());
   if (!options_.preview.empty())
     preview_.emplace(*engine_, options_.preview, options_.preview_decoder);
+  if (plan_.takes_turns) leave(engine_->vae());
+  load_unet();
+}
+
+void Generation::load_unet() {
   phase("loading UNet");
   engine_->unet().load([&](double) { return !host_.stop().stop_requested(); });
   check_stop();
 }
 
 void Generation::draw_run(size_t run) {
+  if (run > 0 && plan_.takes_turns) load_unet();
   const at::Tensor latent = sample_run(run);
-  if (run + 1 == options_.prompts.size()) {
-    engine_->unet().release();
-    if (!plan_.all_prepared) trim_allocator();
-  }
+  const bool last = run + 1 == options_.prompts.size();
+  if (last || plan_.takes_turns) leave(engine_->unet());
   if (!options_.save_latent.empty()) {
     const std::filesystem::path file = files_.free_name(options_.save_latent);
     save_latent(file, engine_->to_vae_space(latent));
@@ -222,6 +218,7 @@ void Generation::draw_run(size_t run) {
   }
   phase("decoding");
   write_pictures(run, latent);
+  if (plan_.takes_turns) leave(engine_->vae());
 }
 
 at::Tensor Generation::sample_run(size_t run) {

@@ -29,14 +29,16 @@ class Generation {
   void run();
 
  private:
-  /// Says which weights do not fit into memory even as they are stored.
-  void warn_of_memory();
   void read_pictures();
   void read_loras();
   void prepare_files();
   void encode_prompts();
   Conditioning encode(const std::string& prompt, const PromptReader& reader, double score);
   void load_model();
+  void load_unet();
+  /// Frees the weights of a part; they come back when it is next used.
+  template <class Part>
+  void leave(Component<Part>& part);
   void draw_run(size_t run);
   at::Tensor sample_run(size_t run);
   void on_step(size_t run, const Step& step);

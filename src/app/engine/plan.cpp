@@ -22,7 +22,6 @@ namespace {
 
 constexpr double kStrength = 0.75;  // of a run that starts from a picture or a latent
 constexpr double kModelShare = 0.7;  // of a lone layer's speed that a whole model reaches, about
-constexpr Bytes kProgram = 256_MiB;  // libtorch, the program, the vocabulary
 
 std::optional<at::ScalarType> chosen(const std::string& own, const std::string& common,
                                      Device device, std::string_view option) {
@@ -123,7 +122,8 @@ Residency::Needs text_needs(Engine& engine) {
 }
 
 /// Peaks of the phases. Text encoders leave before the UNet comes; the UNet leaves before the last
-/// picture is decoded.
+/// picture is decoded. Where UNet and VAE would meet, since there are several pictures or one to
+/// start from, and do not fit beside each other, each leaves before the other comes.
 void estimate(Plan& plan, const GenerateOptions& options, Engine& engine) {
   const int64_t factor = engine.def().latent.factor;
   const Tiling tiling;
@@ -150,14 +150,20 @@ void estimate(Plan& plan, const GenerateOptions& options, Engine& engine) {
   const Residency::Needs vae_needs = engine.vae().needs();
   plan.text = plan_phase(text, pictures, plan.available);
   plan.unet = plan_phase(unet, step + pictures, plan.available);
-  const Bytes unet_stays = plan.runs > 1 ? plan.unet.kept : Bytes();
-  plan.vae = plan_phase(vae_needs, unet_stays + coding + pictures, plan.available);
-  plan.all_prepared = plan.text.kept >= text.prepared && plan.unet.kept >= unet.prepared &&
-                      plan.vae.kept >= vae_needs.prepared;
-  plan.weights = plan.unet.kept + plan.vae.kept;
+  plan.vae = plan_phase(vae_needs, coding + pictures, plan.available);
+  const bool several = plan.runs > 1;
+  const Bytes together = unet.prepared + unet.as_stored + vae_needs.prepared + pictures +
+                         (several ? std::max(step, coding) : step);
+  const bool meet = several || encodes;
+  plan.takes_turns = meet && together > plan.available;
+  plan.tight = plan.takes_turns || plan.text.stay.prepared < text.prepared ||
+               plan.unet.stay.prepared < unet.prepared ||
+               plan.vae.stay.prepared < vae_needs.prepared;
+  plan.weights = plan.unet.stay.prepared + plan.vae.stay.prepared;
   plan.activations = std::max(step, coding);
   plan.needed = std::max({plan.text.needed, plan.unet.needed, plan.vae.needed});
-  plan.least = std::max({plan.text.least, plan.unet.least, plan.vae.least - unet_stays});
+  if (meet && !plan.takes_turns) plan.needed = std::max(plan.needed, together);
+  plan.least = std::max({plan.text.least, plan.unet.least, plan.vae.least});
   plan.tiling_helps = !options.tiled_vae && plan.vae.needed > plan.unet.needed;
 }
 
@@ -244,14 +250,28 @@ void require_memory(const Plan& plan, const GenerateOptions& options) {
 }
 
 void limit_memory(const Plan& plan, Engine& engine) {
-  Bytes left = plan.text.kept;
+  Residency::Stay left = plan.text.stay;
   for (Component<TextEncoder>& text : engine.text()) {
-    const Bytes kept = std::min(left, text.needs().prepared);
-    text.keep_prepared(kept, plan.text.from_disk);
-    left = left - kept;
+    Residency::Stay stay = left;
+    stay.prepared = std::min(left.prepared, text.needs().prepared);
+    text.keep(stay);
+    left.prepared = left.prepared - stay.prepared;
   }
-  engine.unet().keep_prepared(plan.unet.kept, plan.unet.from_disk);
-  engine.vae().keep_prepared(plan.vae.kept, plan.vae.from_disk);
+  engine.unet().keep(plan.unet.stay);
+  engine.vae().keep(plan.vae.stay);
+}
+
+std::vector<std::string> memory_warnings(const Plan& plan) {
+  const std::pair<const PhaseMemory&, std::string_view> phases[] = {
+      {plan.text, "text encoder"}, {plan.unet, "UNet"}, {plan.vae, "VAE"}};
+  std::vector<std::string> lines;
+  for (const auto& [phase, part] : phases)
+    if (phase.from_disk())
+      lines.push_back(
+          fmt::format("the {}'s weights do not all fit beside what else it needs; those "
+                      "that do not are read from disk again and again",
+                      part));
+  return lines;
 }
 
 Json plan_event(const Plan& plan, const GenerateOptions& o, Engine& engine) {
@@ -286,7 +306,7 @@ Json plan_event(const Plan& plan, const GenerateOptions& o, Engine& engine) {
                      {"needed", plan.needed.count()},
                      {"least", plan.least.count()},
                      {"available", plan.available.count()},
-                     {"unet_prepared", plan.unet.kept.count()},
+                     {"unet_prepared", plan.unet.stay.prepared.count()},
                      {"unet_weights", engine.unet().needs().prepared.count()}};
   return event;
 }

@@ -15,6 +15,9 @@
 
 namespace atelier {
 
+/// What libtorch, the program and the vocabulary take, whatever is drawn.
+inline constexpr Bytes kProgram = 192_MiB;
+
 /// The dtypes asked for on the command line; "auto" leaves them open. Throws `unsupported` for one
 /// that `device` could only imitate a thousand times slower, and for --int8 where there are no
 /// kernels for it.
@@ -35,7 +38,8 @@ struct Plan {
   int threads = 1;
   Bytes weights, activations, needed, least, available;
   PhaseMemory text, unet, vae;
-  bool all_prepared = true;  // no weights are prepared anew for each use
+  bool takes_turns = false;  // UNet and VAE are never in memory together
+  bool tight = false;  // a part has to leave, or weights are prepared anew for each use
   bool tiling_helps = false;  // decoding needs most, and is not tiled
   double seconds_per_call = 0;  // of the denoiser, estimated; 0: unknown
 };
@@ -55,8 +59,11 @@ RunSize run_size(const Plan& plan, const GenerateOptions& options, const Engine&
 /// Throws `out_of_memory` with the figures and what would help if the plan cannot fit.
 void require_memory(const Plan& plan, const GenerateOptions& options);
 
-/// Tells each component how much of its weights may stay prepared.
+/// Tells each component how much of its weights may stay in memory.
 void limit_memory(const Plan& plan, Engine& engine);
+
+/// One line for each part whose weights have to be read from disk again and again.
+std::vector<std::string> memory_warnings(const Plan& plan);
 
 /// The "plan" event.
 Json plan_event(const Plan& plan, const GenerateOptions& options, Engine& engine);
