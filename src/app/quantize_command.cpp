@@ -165,8 +165,9 @@ int run_quantize(std::span<const std::string> arguments) {
   line.flag("--overwrite", o.overwrite, "replace OUT and the report if they exist");
   line.flag("--json", json, "print one JSON object per line");
   line.footer(
-      "Embeddings, norms, first and last layers stay floats; rows that suit no block of the type "
-      "get the nearest encoding that fits.");
+      "What is sensitive (first and last layers, times and sizes) and all vectors stay floats; "
+      "rows "
+      "that suit no block of the type get the nearest encoding that fits.");
   if (!line.parse(arguments)) return 0;
   if (!list) check(o);
   const Interrupt interrupt;

@@ -237,6 +237,13 @@ constexpr KeyLayout kLayouts[] = {
 constexpr std::string_view kIgnore[] = {"text_model.embeddings.position_ids", "logit_scale",
                                         "attn_mask"};
 
+// Of all layouts' names. The tables are read by the row and small beside other encoders.
+constexpr QuantRule kQuantisation[] = {
+    {"embed", QuantRole::keep},    {"text_projection", QuantRole::keep},
+    {"v_proj.", QuantRole::value}, {"in_proj", QuantRole::fused},
+    {"fc2.", QuantRole::down},     {"c_proj.", QuantRole::down},
+};
+
 }  // namespace
 
 const PartDef<TextEncoder> clip_l_encoder{
@@ -245,6 +252,7 @@ const PartDef<TextEncoder> clip_l_encoder{
     .ignore = kIgnore,
     .fits = [](const Scope& w) { return depth(w) < kH.depth - 1; },
     .build = build<kL>,
+    .quantisation = kQuantisation,
 };
 
 const PartDef<TextEncoder> clip_h_encoder{
@@ -253,6 +261,7 @@ const PartDef<TextEncoder> clip_h_encoder{
     .ignore = kIgnore,
     .fits = [](const Scope& w) { return depth(w) >= kH.depth - 1 && depth(w) < kG.depth - 1; },
     .build = build<kH>,
+    .quantisation = kQuantisation,
 };
 
 const PartDef<TextEncoder> clip_g_encoder{
@@ -261,6 +270,7 @@ const PartDef<TextEncoder> clip_g_encoder{
     .ignore = kIgnore,
     .fits = [](const Scope& w) { return depth(w) >= kG.depth - 1; },
     .build = build<kG>,
+    .quantisation = kQuantisation,
 };
 
 std::span<const PartDef<TextEncoder>* const> text_encoders() {

@@ -28,7 +28,7 @@ namespace {
 
 /// Files people pass by mistake or too early, by a piece of a name only they have.
 struct Other {
-  std::string_view piece;
+  std::string_view piece;  // of a name, or with ^ its beginning
   std::string_view what;
   std::string_view hint = {};
 };
@@ -53,7 +53,7 @@ constexpr Other kOthers[] = {
     {"txt_norm.weight", "a Qwen-Image model"},
     {"time_stack.", "a video UNet"},
     {"adaln_single.", "a PixArt-like model"},
-    {"decoder.conv_in.weight", "an autoencoder (VAE) alone"},
+    {"^decoder.conv_in.weight", "an autoencoder (VAE) alone", "Give it with --vae"},
     {"encoder.block.0.layer.0.SelfAttention.", "a T5 text encoder"},
     {"text_model.encoder.layers.0.", "a text encoder alone"},
     {"transformer.resblocks.0.", "a text encoder alone"},
@@ -62,10 +62,14 @@ constexpr Other kOthers[] = {
     {"emb_params", "a textual inversion", kGiveFolder},
 };
 
+bool has(std::string_view name, std::string_view piece) {
+  return piece.starts_with('^') ? name.starts_with(piece.substr(1)) : name.find(piece) != name.npos;
+}
+
 const Other* other_of(const TensorTable& tensors) {
   for (const Other& other : kOthers)
     for (const auto& [name, info] : tensors)
-      if (name.find(other.piece) != name.npos) return &other;
+      if (has(name, other.piece)) return &other;
   return nullptr;
 }
 

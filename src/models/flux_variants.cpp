@@ -110,7 +110,7 @@ constexpr ModelDef variant(std::string_view name, std::string_view title,
                            bool (*fits)(const Scope&)) {
   return {.name = name,
           .title = title,
-          .denoiser = {"transformer", kLayouts, {}, fits, make_flux, kQuantisation},
+          .denoiser = {"transformer", kLayouts, {}, fits, make_flux, kQuantisation, "flux"},
           .prefixes = kPrefixes,
           .vae_prefixes = kVae,
           .text = kText,

@@ -137,7 +137,7 @@ struct Detected {
 Detected detect_model(const std::shared_ptr<const TensorSource>& source);
 
 /// What `source` is if it is given beside a model but is none: "a LoRA", "a textual inversion", "an
-/// importance matrix"; empty otherwise.
+/// importance matrix", "an autoencoder (VAE) alone"; empty otherwise.
 std::string_view accessory_kind(const TensorSource& source);
 
 }  // namespace atelier

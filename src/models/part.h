@@ -28,6 +28,9 @@ struct PartDef {
   bool (*fits)(const Scope& w);
   std::unique_ptr<Interface> (*build)(const Scope& w);
   std::span<const QuantRule> quantisation = {};  // none: the part stays in floats
+  /// `general.architecture` of its GGUF files, by which ComfyUI-GGUF's loaders (README) and
+  /// llama.cpp know it; empty if they do not.
+  std::string_view gguf_architecture = {};
 };
 
 /// An Interface that owns a config and the net built from it. Not movable: the net refers to the

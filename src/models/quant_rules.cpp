@@ -24,12 +24,13 @@ constexpr QuantRule kUsual[] = {
 QuantPart quantisable_part(const std::shared_ptr<const TensorSource>& source) {
   for (const ModelDef* def : all_models())
     if (const auto place = recognise(def->denoiser, source, def->prefixes))
-      return {place->prefix, def->name, def->denoiser.quantisation, place->layout};
+      return {place->prefix, def->name, def->denoiser.gguf_architecture, def->denoiser.quantisation,
+              place->layout};
   constexpr std::string_view kAlone[] = {""};
   for (const PartDef<TextEncoder>* def : text_encoders())
     if (const auto place = recognise(*def, source, kAlone))
-      return {place->prefix, def->name, def->quantisation, place->layout};
-  return {"", "unknown", kUsual};
+      return {place->prefix, def->name, def->gguf_architecture, def->quantisation, place->layout};
+  return {"", "unknown", "", kUsual};
 }
 
 QuantRole quant_role(const QuantPart& part, std::string_view name) {

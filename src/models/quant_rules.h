@@ -30,7 +30,8 @@ struct QuantRule {
 /// A part of a file that may be quantised.
 struct QuantPart {
   std::string prefix;
-  std::string_view name;  // of the architecture: "sd1", "t5"; "unknown" if none fits
+  std::string_view name;  // of the architecture: "sd1", "t5xxl"; "unknown" if none fits
+  std::string_view gguf_architecture;  // as in `PartDef`
   std::span<const QuantRule> rules;
   const KeyLayout* layout = nullptr;  // of the names; null if unknown
 };

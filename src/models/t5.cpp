@@ -226,6 +226,7 @@ const PartDef<TextEncoder> t5xxl_encoder{
       return std::make_unique<T5Encoder>(config_of(w), w);
     },
     .quantisation = kQuantisation,
+    .gguf_architecture = "t5encoder",
 };
 
 }  // namespace atelier

@@ -102,11 +102,12 @@ E of_role(const QuantType& type, QuantRole role) {
   }
 }
 
-/// The float a tensor stays in that is not quantised. Scales are not written beside it.
+/// What a tensor stays in that is not quantised. Scales are not written beside it, and safetensors
+/// has no blocks.
 E kept(const TensorInfo& info, bool gguf) {
   const E from = info.encoding;
   if (info.scaling) return E::f16;
-  if (encoding_info(from).block_elements > 1) return from;
+  if (encoding_info(from).block_elements > 1) return gguf ? from : E::f16;
   const bool narrow = from == E::f8_e4m3 || from == E::f8_e5m2;
   if (narrow) return gguf ? E::f16 : from;
   return from == E::f64 ? E::f32 : from;
@@ -206,6 +207,14 @@ TensorError rewrite_tensor(const QuantJob& job, const TensorPlan& tensor,
   }
 }
 
+/// What readers that go by it are told: the model's, or what the source said of an unknown one.
+std::string gguf_architecture(const QuantJob& job) {
+  if (!job.plan.gguf_architecture.empty()) return job.plan.gguf_architecture;
+  const auto& metadata = job.source->metadata();
+  const auto said = metadata.find("general.architecture");
+  return said == metadata.end() ? "" : said->second;
+}
+
 /// The source's metadata, typed where it is GGUF itself (a tokenizer, for instance), and ours.
 GgufEntries gguf_metadata(const QuantJob& job) {
   GgufEntries entries;
@@ -216,7 +225,8 @@ GgufEntries gguf_metadata(const QuantJob& job) {
   if (const auto* file = dynamic_cast<const Checkpoint*>(job.source.get()))
     for (const auto& [key, value] : file->gguf()) keep(key, value);
   for (const auto& [key, value] : job.source->metadata()) keep(key, value);
-  entries["general.architecture"] = job.plan.architecture;
+  if (const std::string name = gguf_architecture(job); !name.empty())
+    entries["general.architecture"] = name;
   entries["general.quantization_version"] = uint32_t{2};
   entries["general.file_type"] = job.plan.type->gguf_file_type;
   return entries;
@@ -283,8 +293,11 @@ QuantPlan plan_quantization(const std::shared_ptr<const TensorSource>& source,
                  .hint = fmt::format("End the name in {}", gguf ? ".safetensors" : ".gguf")});
   const QuantPart part = quantisable_part(source);
   if (!part.layout) refuse_accessory(*source, type);
-  QuantPlan plan{
-      .type = &type, .architecture = std::string(part.name), .gguf = gguf, .tensors = {}};
+  QuantPlan plan{.type = &type,
+                 .architecture = std::string(part.name),
+                 .gguf_architecture = std::string(part.gguf_architecture),
+                 .gguf = gguf,
+                 .tensors = {}};
   const ModelNames names = importance ? model_names(source, part) : ModelNames();
   for (const auto& [name, info] : source->tensors()) {
     if (is_number(info) && !decodable(info.encoding))

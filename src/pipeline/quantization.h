@@ -45,7 +45,8 @@ struct TensorPlan {
 /// What becomes of a file.
 struct QuantPlan {
   const QuantType* type = nullptr;
-  std::string architecture;
+  std::string architecture;  // "flux_dev", "t5xxl", "unknown"
+  std::string gguf_architecture;  // what GGUF readers call it: "flux"; empty if they know no name
   bool gguf = true;  // else safetensors
   std::vector<TensorPlan> tensors;
   uint64_t from_bytes() const;
@@ -58,7 +59,7 @@ struct QuantPlan {
 /// has an entry for, under the name in the file or the model's own, are weighed by it. Throws
 /// `invalid_argument` for another ending or a type the format cannot hold, `unsupported` naming a
 /// tensor that nothing here decodes, and `mismatch` for coarse types of what is no model: a LoRA, a
-/// textual inversion, an importance matrix.
+/// textual inversion, an importance matrix, a VAE.
 QuantPlan plan_quantization(const std::shared_ptr<const TensorSource>& source,
                             const QuantType& type, const std::filesystem::path& out,
                             const ImportanceMatrix* importance = nullptr);

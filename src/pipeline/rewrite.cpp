@@ -100,7 +100,8 @@ class Rewriter {
         tensor_(tensor),
         info_(source.tensors().find(tensor.name)->second),
         from_(source.bytes(tensor.name)),
-        elements_(info_.elements()) {
+        elements_(info_.elements()),
+        same_(info_.encoding == tensor.to && !info_.scaling) {
     for (const E encoding : {info_.encoding, tensor.to})
       ATELIER_CHECK(kTask % encoding_info(encoding).block_elements == 0);
   }
@@ -154,6 +155,11 @@ class Rewriter {
     const SerialParallel serial;
     decode_range(from_, info_, begin, Number::f32, std::as_writable_bytes(values), serial,
                  tensor_.name);
+    if (same_) {
+      const auto as_is = from_.subspan(size_of(tensor_.to, begin), out.size());
+      std::ranges::copy(as_is, out.begin());
+      return compare(values, values);
+    }
     check(values, tensor_.to, tensor_.name);
     encode_rows(begin, values, out);
     decode(out, tensor_.to, Number::f32, std::as_writable_bytes(again), serial, tensor_.name);
@@ -181,17 +187,17 @@ class Rewriter {
   const TensorInfo& info_;
   std::span<const std::byte> from_;
   int64_t elements_ = 0;
+  bool same_ = false;  // the bytes are copied
 };
 
-TensorError copy(const TensorSource& source, const Rewriting& tensor,
-                 const std::function<void(std::span<const std::byte>)>& sink) {
+/// What is no number, or none that anything here decodes.
+void copy(const TensorSource& source, const Rewriting& tensor,
+          const std::function<void(std::span<const std::byte>)>& sink) {
   const auto bytes = source.bytes(tensor.name);
   for (size_t begin = 0; begin < bytes.size(); begin += kCopied) {
     sink(bytes.subspan(begin, std::min(kCopied, bytes.size() - begin)));
     source.wont_need(tensor.name);
   }
-  const int64_t elements = source.tensors().find(tensor.name)->second.elements();
-  return {.elements = static_cast<uint64_t>(elements)};
 }
 
 }  // namespace
@@ -218,7 +224,10 @@ TensorError rewrite(const TensorSource& source, const Rewriting& tensor,
   source.will_need(tensor.name);
   const TensorInfo& info = source.tensors().find(tensor.name)->second;
   const bool same = info.encoding == tensor.to && !info.scaling;
-  return same ? copy(source, tensor, sink) : Rewriter(source, tensor).run(sink);
+  if (!same || (decodable(info.encoding) && !is_integer(info.encoding)))
+    return Rewriter(source, tensor).run(sink);
+  copy(source, tensor, sink);
+  return {};
 }
 
 }  // namespace atelier

@@ -9,7 +9,8 @@
 
 namespace atelier {
 
-/// How far a written tensor is from what was read. Numbers that are not finite are left out.
+/// How far a written tensor is from what was read. Numbers that are not finite are left out, and so
+/// are tensors of plain integers.
 struct TensorError {
   double square_error = 0, square_norm = 0, other_norm = 0, product = 0;  // sums
   uint64_t elements = 0;

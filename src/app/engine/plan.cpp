@@ -121,6 +121,20 @@ Residency::Needs text_needs(Engine& engine) {
   return all;
 }
 
+/// Of one call of the denoiser: its arithmetic, every weight read once, and those that are prepared
+/// anew read as stored, written and read again. 0 if the arithmetic is unknown.
+double call_seconds(double operations, const Compute& compute, const Residency::Needs& weights,
+                    const Residency::Stay& stay) {
+  if (operations == 0) return 0;
+  const auto prepared = static_cast<double>(weights.prepared.count());
+  const auto stored = static_cast<double>(weights.stored.count());
+  const double kept = static_cast<double>(stay.prepared.count());
+  const double anew = prepared > 0 ? std::max(0.0, 1 - kept / prepared) : 0;
+  const double traffic =
+      static_cast<double>(weights.as_stored.count()) + prepared + anew * (stored + 2 * prepared);
+  return operations / (kModelShare * operations_per_second(compute)) + traffic / bytes_per_second();
+}
+
 /// Peaks of the phases. Text encoders leave before the UNet comes; the UNet leaves before the last
 /// picture is decoded. Where UNet and VAE would meet, since there are several pictures or one to
 /// start from, and do not fit beside each other, each leaves before the other comes.
@@ -141,8 +155,6 @@ void estimate(Plan& plan, const GenerateOptions& options, Engine& engine) {
   const Bytes step = engine.unet().get().activation_bytes(branches, rows, columns);
   const Bytes pictures = Bytes(options.batch * plan.runs * plan.width * plan.height * 3) +
                          engine.loras().bytes() + kProgram;
-  plan.seconds_per_call = engine.unet().get().operations(branches, rows, columns) /
-                          (kModelShare * operations_per_second(engine.unet().compute()));
   plan.available = read_memory_info().usable_available();
   if (!options.ram.empty())
     plan.available = std::min(plan.available, parse_bytes(options.ram, "--ram"));
@@ -151,6 +163,8 @@ void estimate(Plan& plan, const GenerateOptions& options, Engine& engine) {
   plan.text = plan_phase(text, pictures, plan.available);
   plan.unet = plan_phase(unet, step + pictures, plan.available);
   plan.vae = plan_phase(vae_needs, coding + pictures, plan.available);
+  plan.seconds_per_call = call_seconds(engine.unet().get().operations(branches, rows, columns),
+                                       engine.unet().compute(), unet, plan.unet.stay);
   const bool several = plan.runs > 1;
   const Bytes together = unet.prepared + unet.as_stored + vae_needs.prepared + pictures +
                          (several ? std::max(step, coding) : step);
@@ -232,7 +246,8 @@ RunSize run_size(const Plan& plan, const GenerateOptions& options, const Engine&
           .height = plan.height,
           .batch = options.batch,
           .encoding = most == bytes.end() ? "" : std::string(most->first),
-          .could_tile = plan.tiling_helps};
+          .could_tile = plan.tiling_helps,
+          .ram = options.ram.empty() ? Bytes() : plan.available};
 }
 
 void require_memory(const Plan& plan, const GenerateOptions& options) {

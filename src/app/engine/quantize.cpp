@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <set>
 
 #include "base/error.h"
 #include "base/mapped_file.h"
@@ -55,6 +56,44 @@ void write_report(const std::filesystem::path& path, const Json& report) {
   file.commit();
 }
 
+/// What is written otherwise than its options may have been meant.
+std::vector<std::string> warnings(const QuantPlan& plan, const QuantizeOptions& options) {
+  size_t blocks = 0, weighed = 0, wanted = 0;
+  std::set<std::string_view> others;
+  for (const TensorPlan& tensor : plan.tensors) {
+    const EncodingInfo& to = encoding_info(tensor.to);
+    if (to.block_elements == 1 || tensor.to == tensor.from) continue;
+    ++blocks;
+    weighed += !tensor.importance.empty();
+    wanted += tensor.to == plan.type->plain;
+    others.insert(to.name);
+  }
+  std::vector<std::string> lines;
+  const std::string file = options.imatrix.string();
+  const bool in_blocks = encoding_info(plan.type->plain).block_elements > 1;
+  if (in_blocks && blocks == 0)
+    lines.push_back(
+        fmt::format("nothing is written in {}: there is no matrix it suits, or all are "
+                    "kept as they are",
+                    plan.type->name));
+  else if (in_blocks && wanted == 0)
+    lines.push_back(fmt::format("no tensor's rows suit {}; {} take its place",
+                                encoding_info(plan.type->plain).name, fmt::join(others, ", ")));
+  if (file.empty()) return lines;
+  if (!in_blocks)
+    lines.push_back(
+        fmt::format("{} has no effect: {} rounds each number by itself", file, plan.type->name));
+  else if (blocks > 0 && weighed == 0)
+    lines.push_back(
+        fmt::format("{} has no entry for any tensor that is quantised; it has no effect", file));
+  else if (2 * weighed < blocks)
+    lines.push_back(
+        fmt::format("{} has entries for only {} of {} tensors that are quantised; it may "
+                    "be of another model",
+                    file, weighed, blocks));
+  return lines;
+}
+
 }  // namespace
 
 void quantize_file(const QuantizeOptions& options, EngineHost& host) {
@@ -73,12 +112,8 @@ void quantize_file(const QuantizeOptions& options, EngineHost& host) {
       .stop = host.stop()};
   Json report = describe(job.plan, options);
   host.event(report);
-  if (importance && report["weighed"] == 0)
-    host.event(
-        {{"event", "warning"},
-         {"message", fmt::format("{} has no entry for any tensor that is quantised; it has no "
-                                 "effect",
-                                 options.imatrix.string())}});
+  for (const std::string& line : warnings(job.plan, options))
+    host.event({{"event", "warning"}, {"message", line}});
   Json rows = Json::array();
   TensorError total;
   const auto all = static_cast<double>(job.plan.from_bytes());

@@ -85,7 +85,8 @@ constexpr Smaller kSmaller[] = {
 int64_t lower(int64_t pixels) { return std::max(kGrid, (pixels - 1) / kGrid * kGrid); }
 
 std::string less_memory(const RunSize& size) {
-  std::string text = fmt::format("Draw {}x{}", lower(size.width), lower(size.height));
+  std::string text = size.ram == Bytes() ? "Draw " : "Raise --ram, draw ";
+  text += fmt::format("{}x{}", lower(size.width), lower(size.height));
   if (size.batch > 1) text += fmt::format(", --batch {}", size.batch - 1);
   const auto smaller = std::ranges::find(kSmaller, size.encoding, &Smaller::encoding);
   if (smaller != std::end(kSmaller))
@@ -126,6 +127,8 @@ void SlowSteps::begin(const Vitals& now) {
 
 std::optional<Json> SlowSteps::step(double seconds, int64_t calls, const Vitals& now) {
   const Vitals before = std::exchange(last_, now);
+  Vitals after = now;
+  if (size_.ram > Bytes()) after.allowed = std::min(after.allowed, size_.ram);
   const double usual_clock = clock_ = std::max(clock_, now.megahertz);
   const auto times = static_cast<double>(std::max<int64_t>(calls, 1));
   const double median = times * median_of(past_), planned = times * planned_;
@@ -135,7 +138,7 @@ std::optional<Json> SlowSteps::step(double seconds, int64_t calls, const Vitals&
   };
   const bool unusual = beyond(median, kFar), unplanned = beyond(planned, kFarFromPlan);
   if (!unusual && !unplanned) return {};
-  const Diagnosis found = diagnose(before, now, seconds, usual_clock);
+  const Diagnosis found = diagnose(before, after, seconds, usual_clock);
   if (!unusual && found.cause == SlowCause::unknown) return {};
   const double usual = unusual ? median : planned;
   const Row& row = row_of(found.cause);

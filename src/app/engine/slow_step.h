@@ -17,6 +17,7 @@ struct RunSize {
   int64_t width = 0, height = 0, batch = 1;  // pixels, pictures
   std::string encoding;  // of most of the model's bytes: "F16", "Q8_0"
   bool could_tile = false;  // --tiled-vae would lower the peak
+  Bytes ram = {};  // what --ram leaves it; 0: all there is
 };
 
 enum class SlowCause : uint8_t { memory, others, heat, unknown };

@@ -83,6 +83,8 @@ TEST(SlowStep, AdviceLeadsToLessMemory) {
   const RunSize least{.width = 16, .height = 24, .batch = 1, .encoding = "Q2_K"};
   EXPECT_EQ(advice(SlowCause::memory, least), "Draw 16x16, or end other programs");
   EXPECT_EQ(advice(SlowCause::unknown, size), "");
+  const RunSize held{.width = 64, .height = 64, .batch = 1, .encoding = "Q2_K", .ram = 1_GiB};
+  EXPECT_EQ(advice(SlowCause::memory, held), "Raise --ram, draw 48x48, or end other programs");
 }
 
 class Steps : public ::testing::Test {
@@ -116,6 +118,16 @@ TEST_F(Steps, OneFarAboveTheMedianIsTold) {
   EXPECT_NE(message.find("Draw 48x48"), message.npos);
   EXPECT_EQ((*step(2.5, 1, 10'000))["first"], false);
   EXPECT_EQ((*step(2.5))["cause"], "unknown");
+}
+
+TEST_F(Steps, ABudgetIsWhatIsAllowed) {
+  steps_ = SlowSteps({.width = 64, .height = 64, .encoding = "Q8_0", .ram = 7_GiB}, 1.0);
+  steps_.begin(quiet(0));
+  const auto told = step(3, 1, 20'000);
+  ASSERT_TRUE(told);
+  const std::string message = (*told)["message"];
+  EXPECT_NE(message.find("6.00 GiB resident of 7.00 GiB allowed"), message.npos) << message;
+  EXPECT_NE(message.find("Raise --ram"), message.npos) << message;
 }
 
 TEST_F(Steps, WhatTakesNoTimeIsNotTold) {

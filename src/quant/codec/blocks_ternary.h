@@ -1,4 +1,5 @@
-// Minus one, zero, one under an fp16 scale: TQ1_0 (five in a byte), TQ2_0 (four in a byte).
+// Minus one, zero, one under an fp16 scale: TQ1_0 (five in a byte), TQ2_0 (four in a byte), and
+// Q1_0 without the zero (eight in a byte).
 #pragma once
 
 #include "quant/codec/block.h"
@@ -29,6 +30,19 @@ struct BlockTQ2_0 {
   ATELIER_HOST_DEVICE static float scale(const uint8_t* b, int) { return load_half(b + 64); }
   ATELIER_HOST_DEVICE static int code(const uint8_t* b, int run, int j) {
     return (b[32 * (run / 4) + j] >> (2 * (run % 4)) & 3) - 1;
+  }
+};
+
+/// An fp16 scale, then a bit for each element from the lowest on: plus where it is set, else minus.
+struct BlockQ1_0 {
+  static constexpr Encoding kEncoding = Encoding::q1_0;
+  static constexpr int kElements = 128, kBytes = 18, kGroup = 128, kRun = 8;
+  ATELIER_HOST_DEVICE static float scale(const uint8_t* b, int) { return load_half(b); }
+  ATELIER_HOST_DEVICE static uint64_t magnitudes8(const uint8_t*, int) {
+    return 0x0101010101010101;
+  }
+  ATELIER_HOST_DEVICE static unsigned signs8(const uint8_t* b, int run) {
+    return ~static_cast<unsigned>(b[2 + run]) & 255;
   }
 };
 

@@ -172,7 +172,21 @@ INSTANTIATE_TEST_SUITE_P(Types, AgainstGguf,
                                          "TQ1_0", "TQ2_0", "MXFP4", "NVFP4"),
                          [](const auto& instance) { return std::string(instance.param); });
 
-// The gguf package has no decoder for these two; their layout is block_q8_1 and block_q8_K.
+// The gguf package has no decoder for these three; their layout is block_q8_1, block_q8_K and
+// block_q1_0.
+TEST(Codec, DecodesSigns) {
+  std::vector<std::byte> q1_0(18);
+  const uint16_t half = float_to_half(0.375f);
+  std::memcpy(q1_0.data(), &half, 2);
+  for (size_t i = 0; i < 16; ++i) q1_0[2 + i] = static_cast<std::byte>(37 * i + 5);
+  const auto found = as<float>(decoded(q1_0, Encoding::q1_0, Number::f32));
+  ASSERT_EQ(found.size(), 128U);
+  for (size_t i = 0; i < 128; ++i) {
+    const bool set = (37 * (i / 8) + 5) >> (i % 8) & 1;
+    EXPECT_EQ(found[i], set ? 0.375f : -0.375f) << i;
+  }
+}
+
 TEST(Codec, DecodesTheBlocksOfProducts) {
   std::vector<std::byte> q8_1(36), q8_k(292);
   const uint16_t half = float_to_half(0.25f);
