@@ -205,6 +205,36 @@ TEST_P(AttentionTest, KeysHiddenAtTheStartDoNotCount) {
             limit());
 }
 
+// Whoever makes pictures is told of numbers that are none; they must not vanish on the way.
+TEST_P(AttentionTest, WhatIsNoNumberStaysOne) {
+  constexpr float kNone = std::numeric_limits<float>::quiet_NaN();
+  constexpr float kEndless = std::numeric_limits<float>::infinity();
+  for (const bool mask : {false, true}) {
+    const Problem p{shape_of(type(), 70, 400, 40), 1, mask, false};
+    const CpuAttention& s = p.shape;
+    const int64_t width = s.heads * s.head_size;
+    const std::vector<float> numbers(static_cast<size_t>(s.batch * s.keys), 0);
+    const auto nones = [&](Inputs& in, int64_t queries) {
+      const Array out = run(kernels(), p, in, mask_view(p, numbers), SerialParallel());
+      int64_t count = 0;
+      for (int64_t n = 0; n < queries; ++n) count += !std::isfinite(out.at(n * width + 3));
+      return count;
+    };
+    for (const float bad : {kNone, -kNone, kEndless, -kEndless}) {
+      Inputs query = make_inputs(p), key = make_inputs(p), value = make_inputs(p);
+      query.q.set(5 * width + 3, bad);
+      key.kv.set(390 * 2 * width + 3, bad);
+      value.kv.set(390 * 2 * width + width + 3, bad);
+      EXPECT_GE(nones(query, s.queries), 1) << bad;
+      EXPECT_GE(nones(key, s.queries), 1) << bad;
+      EXPECT_EQ(nones(value, s.queries), s.queries) << bad;
+    }
+    Inputs key = make_inputs(p);
+    key.kv.set(390 * 2 * width + 3, kNone);
+    EXPECT_EQ(nones(key, s.queries), s.queries);
+  }
+}
+
 TEST_P(AttentionTest, ThreadsDoNotChangeABit) {
   const Problem p{shape_of(type(), 300, 411, 80)};
   const Inputs in = make_inputs(p);

@@ -59,6 +59,7 @@ class QueryBlock {
   const char* packed_ = nullptr;
   bool exact_ = false;  // each block's maximum is taken first
   bool small_ = false;  // no maximum is needed
+  bool endless_ = false;  // queries or keys have numbers that are not finite, or nearly so
 };
 
 template <class F>
@@ -176,6 +177,7 @@ inline void QueryBlock::accumulate(int64_t begin, int64_t end) const {
 inline void QueryBlock::begin(const Bf16* q, int64_t stride, int64_t count, float scale) {
   const float norm = load_queries(*layout_, q, stride, count, memory_.q);
   const float bound = norm * largest_key(*layout_, packed_) * scale;
+  endless_ = !(bound < __builtin_inff());
   exact_ = mask_.any() || !(bound < kSafeScore);
   small_ = !mask_.any() && bound < kSmallScore;
   for (int i = 0; i < kQueries; ++i) {
@@ -202,11 +204,13 @@ inline void QueryBlock::take(int64_t begin, int64_t end) const {
   accumulate(begin, end);
 }
 
+// Integers cannot stand for scores that are not finite: then no output of the block is a number.
 inline void QueryBlock::store_outputs(int64_t count, Bf16* out, int64_t stride) const {
   const int64_t size = layout_->size();
   for (int64_t row = 0; row < count; ++row) {
     const float sum = memory_.o[((layout_->width() - 1) * kQueries + row) * 16 + size % 16];
-    const __m512 inverse = splat(sum > 0 ? 1 / sum : 0);
+    const float share = sum == 0 ? 0 : 1 / sum;
+    const __m512 inverse = splat(endless_ ? __builtin_nanf("") : share);
     for (int64_t d = 0; d < size; d += 16) {
       const __m512 numbers = _mm512_load_ps(memory_.o + (d / 16 * kQueries + row) * 16);
       store(out + row * stride + d, _mm512_mul_ps(numbers, inverse), first_lanes(size - d));

@@ -107,6 +107,14 @@ ATELIER_INLINE __m512 reduce_rows(const __m512 (&rows)[16]) {
   return result;
 }
 
+/// The greater of sums of squares. Compared as bits, so that NaN is greater than all numbers.
+ATELIER_INLINE __m512 greater(__m512 a, __m512 b) {
+  return _mm512_castsi512_ps(_mm512_max_epu32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+}
+ATELIER_INLINE float greatest(__m512 a) {
+  return __builtin_bit_cast(float, _mm512_reduce_max_epu32(_mm512_castps_si512(a)));
+}
+
 inline void pack_keys(const Layout& layout, const Bf16* k, int64_t stride, int64_t group,
                       char* packed) {
   __m512 largest = _mm512_setzero_ps();
@@ -129,9 +137,9 @@ inline void pack_keys(const Layout& layout, const Bf16* k, int64_t stride, int64
         squares = _mm512_dpbf16_ps(squares, (__m512bh)rows[i], (__m512bh)rows[i]);
       }
     }
-    largest = _mm512_max_ps(largest, squares);
+    largest = greater(largest, squares);
   }
-  const_cast<float*>(layout.norms(packed))[group] = __builtin_sqrtf(_mm512_reduce_max_ps(largest));
+  const_cast<float*>(layout.norms(packed))[group] = __builtin_sqrtf(greatest(largest));
 }
 
 inline void pack_values(const Layout& layout, const Bf16* v, int64_t stride, int64_t group,
@@ -156,7 +164,7 @@ inline void pack_values(const Layout& layout, const Bf16* v, int64_t stride, int
   }
 }
 
-/// Copies `count` queries, padded with zeros; returns the norm of the largest.
+/// Copies `count` queries, padded with zeros; returns the norm of the largest, NaN if one has any.
 inline float load_queries(const Layout& layout, const Bf16* q, int64_t stride, int64_t count,
                           char* tiles) {
   __m512 largest = _mm512_setzero_ps();
@@ -173,19 +181,19 @@ inline float load_queries(const Layout& layout, const Bf16* q, int64_t stride, i
         _mm512_store_si512(tiles + (half * layout.depth() + e) * kTileBytes + i * 64, numbers);
       }
     }
-    largest = _mm512_max_ps(largest, reduce_rows<true>(squares));
+    largest = greater(largest, reduce_rows<true>(squares));
   }
-  return __builtin_sqrtf(_mm512_reduce_max_ps(largest));
+  return __builtin_sqrtf(greatest(largest));
 }
 
-/// Norm of the largest key.
+/// Norm of the largest key; NaN if one has any.
 inline float largest_key(const Layout& layout, const char* packed) {
   const float* norms = layout.norms(packed);
   __m512 largest = _mm512_setzero_ps();
   for (int64_t i = 0; i < layout.groups(); i += 16) {
-    largest = _mm512_max_ps(largest, load(norms + i, first_lanes(layout.groups() - i)));
+    largest = greater(largest, load(norms + i, first_lanes(layout.groups() - i)));
   }
-  return _mm512_reduce_max_ps(largest);
+  return greatest(largest);
 }
 
 }  // namespace tiled

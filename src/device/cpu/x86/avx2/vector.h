@@ -124,10 +124,10 @@ ATELIER_INLINE void stream(Bf16* p, Vec value) {
 }
 
 /// 2^x with relative error 7.5e-5 (bf16) or 2e-7 (fp32): 2^floor(x) times a minimax polynomial in
-/// x - floor(x). Below -127 it is 0; infinity from 128 on.
+/// x - floor(x). Below -127 it is 0; infinity from 128 on; NaN of NaN.
 template <Precision precision>
 ATELIER_INLINE Vec exp2(Vec x) {
-  const Vec inside = min(max(x, splat(-127)), splat(128));
+  const Vec inside = min(splat(128), max(splat(-127), x));  // of NaN the second operand
   const Vec whole = _mm256_floor_ps(inside);
   const Vec r = sub(inside, whole);
   Vec p;
