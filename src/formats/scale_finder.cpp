@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cstring>
 #include <limits>
 #include <optional>
@@ -46,6 +47,8 @@ constexpr std::array kFormats = {
     LayerFormat{"int8_tensorwise", E::i8},
     LayerFormat{"int8_blockwise", E::i8},
 };
+
+constexpr std::array<std::string_view, 2> kInputScales = {".scale_input", ".input_scale"};
 
 constexpr std::string_view kLayer = ".comfy_quant", kMarker = "scaled_fp8", kWeight = ".weight";
 constexpr size_t kMaxJson = 1 << 14;  // bytes of one layer's
@@ -108,6 +111,7 @@ FoundScales ScaleFinder::find() {
   find_four_bits();
   check_layers();
   check_marked();
+  check_kin();
   found_.any = !hidden_.empty() || !found_.companions.empty() || !layers_.empty();
   if (!found_.any) return {};
   for (const auto& [name, info] : table_)
@@ -221,6 +225,32 @@ void ScaleFinder::check_marked() const {
       bad_scale(layer + ".scale_weight", fmt::format("it, as {} demands", in_quotes(name)),
                 "no tensor of this name");
     }
+  }
+}
+
+/// An 8-bit weight is scaled if its inputs are, or if it is in other blocks: its file has lost a
+/// scale, without which a picture comes out that means nothing.
+void ScaleFinder::check_kin() const {
+  const auto kind_of = [](std::string name) {
+    std::erase_if(name, [](unsigned char c) { return std::isdigit(c) != 0; });
+    return name;
+  };
+  std::map<std::string, std::string> scaled;  // one weight of each kind
+  for (const auto& [weight, companions] : found_.companions)
+    scaled.emplace(kind_of(weight), weight);
+  for (const auto& [name, info] : table_) {
+    if (!is_fp8(info.encoding) || info.shape.size() < 2 || !name.ends_with(kWeight) ||
+        found_.companions.contains(name))
+      continue;
+    const std::string layer = name.substr(0, name.size() - kWeight.size());
+    std::string beside;
+    for (const std::string_view suffix : kInputScales)
+      if (look(layer + std::string(suffix))) beside = layer + std::string(suffix);
+    if (const auto kin = scaled.find(kind_of(name)); kin != scaled.end())
+      beside = found_.companions.at(kin->second).front();
+    if (!beside.empty())
+      bad_scale(layer + ".scale_weight", fmt::format("it, as there is {}", in_quotes(beside)),
+                "no tensor of this name");
   }
 }
 

@@ -39,6 +39,7 @@ class ScaleFinder {
                              int64_t blocks) const;
   void check_layers() const;
   void check_marked() const;
+  void check_kin() const;
   void add(const std::string& weight, Scaling scaling, std::vector<std::string> companions);
   void hide(const std::string& name) { hidden_.insert(name); }
   const TensorInfo* look(const std::string& name) const;

@@ -178,6 +178,18 @@ TEST(ScaledSource, NamesTheScaleThatIsMissing) {
   expect_refused(four_bits(kState).drop("b.weight.absmax"), ErrorCode::malformed,
                  "model.safetensors: tensor 'b.weight.absmax': expected it, the scales of tensor "
                  "'b.weight', found no tensor");
+  // Without a mark: where inputs are scaled, or other blocks.
+  expect_refused(scaled_fp8().drop("a.scale_weight").drop("scaled_fp8"), ErrorCode::malformed,
+                 "model.safetensors: tensor 'a.scale_weight': expected it, as there is "
+                 "'a.scale_input', found no tensor of this name");
+  Tensors blocks;
+  for (const std::string block : {"b.0", "b.1", "b.12"})
+    blocks.put(block + ".weight", kFp8, {4, 6}).floats(block + ".weight_scale", {}, {1});
+  blocks.put("b.norm.weight", kFp8, {4}).put("c.0.weight", kFp8, {4, 6});
+  EXPECT_EQ(read_scales(blocks.shared())->tensors().size(), 5U);
+  expect_refused(blocks.drop("b.12.weight_scale"), ErrorCode::malformed,
+                 "model.safetensors: tensor 'b.12.scale_weight': expected it, as there is "
+                 "'b.0.weight_scale'");
   for (const std::string leaf : {"nested_absmax", "nested_quant_map"})
     expect_refused(nested().drop("b.weight." + leaf), ErrorCode::malformed,
                    "model.safetensors: tensor 'b.weight." + leaf + "': expected it");

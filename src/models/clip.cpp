@@ -228,14 +228,24 @@ constexpr KeyRule kBare[] = {
     {"text_model.final_layer_norm", {"final_layer_norm"}},
 };
 
+// stable-diffusion.cpp turns open_clip's names, but not its projection.
+constexpr KeyRule kTransformers[] = {
+    {"text_projection.weight", {"text_model.text_projection"}, {.transposed = true}},
+};
+
 constexpr KeyLayout kLayouts[] = {
-    {"transformers", "text_model.encoder.layers.0.layer_norm1.weight"},
+    {"transformers", "text_model.encoder.layers.0.layer_norm1.weight", kTransformers},
     {"open_clip", "transformer.resblocks.0.ln_1.weight", kOpenClip},
     {"transformers, bare", "encoder.layers.0.layer_norm1.weight", kBare},
 };
 
-constexpr std::string_view kIgnore[] = {"text_model.embeddings.position_ids", "logit_scale",
-                                        "attn_mask"};
+// Of whole CLIP models the half that sees pictures, too.
+constexpr std::string_view kIgnore[] = {"text_model.embeddings.position_ids",
+                                        "logit_scale",
+                                        "attn_mask",
+                                        "vision_model.*",
+                                        "visual_projection.*",
+                                        "visual.*"};
 
 // Of all layouts' names. The tables are read by the row and small beside other encoders.
 constexpr QuantRule kQuantisation[] = {

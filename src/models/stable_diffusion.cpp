@@ -79,7 +79,7 @@ std::unique_ptr<DiffusionModel> build_sdxl(const Scope& w) {
 constexpr int64_t kXlSizes = 6 * 256, kRefinerSizes = 5 * 256;
 
 struct Deciding {
-  bool unet = false, matrices = false;
+  bool unet = false, wide_heads = false;
   int64_t vector = 0, context = 0;
   bool refiner() const { return vector == context + kRefinerSizes; }
 };
@@ -88,18 +88,18 @@ Deciding deciding(const Scope& w) {
   const std::optional<Scope> transformer = find_transformer(w);
   if (!transformer || !w.has("out.2.weight")) return {};
   return {.unet = true,
-          .matrices = projects_by_matrix(*transformer),
+          .wide_heads = has_wide_heads(w, *transformer),
           .vector = read_vector_width(w),
           .context = read_context_width(*transformer)};
 }
 
 bool fits_sd1(const Scope& w) {
   const Deciding d = deciding(w);
-  return d.unet && !d.vector && !d.matrices;
+  return d.unet && !d.vector && !d.wide_heads;
 }
 bool fits_sd2(const Scope& w) {
   const Deciding d = deciding(w);
-  return d.unet && !d.vector && d.matrices;
+  return d.unet && !d.vector && d.wide_heads;
 }
 bool fits_sdxl(const Scope& w) {
   const Deciding d = deciding(w);
@@ -158,9 +158,13 @@ constexpr std::string_view kPrefixes[] = {"model.diffusion_model.", "unet.", "di
                                           ""};
 constexpr std::string_view kVae[] = {"first_stage_model.", "vae."};
 constexpr std::string_view kSd1Text[] = {"cond_stage_model.transformer.", "text_encoder."};
-constexpr std::string_view kSd2Text[] = {"cond_stage_model.model.", "text_encoder."};
-constexpr std::string_view kXlText1[] = {"conditioner.embedders.0.transformer.", "text_encoder."};
-constexpr std::string_view kXlText2[] = {"conditioner.embedders.1.model.", "text_encoder_2."};
+// As in the releases, in diffusers folders, and as stable-diffusion.cpp writes them.
+constexpr std::string_view kSd2Text[] = {"cond_stage_model.model.", "text_encoder.",
+                                         "cond_stage_model.transformer."};
+constexpr std::string_view kXlText1[] = {"conditioner.embedders.0.transformer.", "text_encoder.",
+                                         "cond_stage_model.transformer."};
+constexpr std::string_view kXlText2[] = {"conditioner.embedders.1.model.", "text_encoder_2.",
+                                         "cond_stage_model.1.transformer."};
 constexpr std::string_view kRefinerText[] = {"conditioner.embedders.0.model.", "text_encoder_2."};
 constexpr TextPart kSd1Parts[] = {{&clip_l_encoder, kSd1Text}};
 constexpr TextPart kSd2Parts[] = {{&clip_h_encoder, kSd2Text}};

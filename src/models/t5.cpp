@@ -194,13 +194,15 @@ constexpr KeyLayout kLayouts[] = {
     {"llama.cpp", "enc.blk.0.attn_q.weight", kLlama},
 };
 
-// The other half of a whole T5, copies of the embedding, and a tokenizer some files carry.
+// The other half of a whole T5, copies of the embedding, and a tokenizer and a mark some files
+// carry.
 constexpr std::string_view kIgnore[] = {"encoder.embed_tokens.weight",
                                         "decoder.*",
                                         "lm_head.*",
                                         "dec.*",
                                         "output.weight",
-                                        "spiece_model"};
+                                        "spiece_model",
+                                        "logit_scale"};
 
 // Gated, and with one table of distances for all blocks: neither the first T5 nor UMT5.
 bool fits_t5(const Scope& w) {

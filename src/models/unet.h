@@ -35,7 +35,10 @@ struct UNetConfig {
 /// UNet of this kind.
 std::optional<Scope> find_transformer(const Scope& w);
 int64_t read_context_width(const Scope& transformer);
-bool projects_by_matrix(const Scope& transformer);
+/// Whether heads have 64 channels, and not a stage eight of them: in Stable Diffusion 2.x and XL.
+/// Their releases project by matrices into transformers and out, which some converters write as
+/// convolutions; then the width of the prompt or a vector tells.
+bool has_wide_heads(const Scope& w, const Scope& transformer);
 /// Inputs of the vector's embedding, or 0.
 int64_t read_vector_width(const Scope& w);
 

@@ -81,8 +81,10 @@ int64_t read_context_width(const Scope& transformer) {
   return checked_shape(transformer, "transformer_blocks.0.attn2.to_k.weight", 2)[1];
 }
 
-bool projects_by_matrix(const Scope& transformer) {
-  return transformer.shape("proj_in.weight").size() == 2;
+bool has_wide_heads(const Scope& w, const Scope& transformer) {
+  constexpr int64_t kOpenClipWidth = 1024;  // of the prompts of Stable Diffusion 2.x
+  return transformer.shape("proj_in.weight").size() == 2 || read_vector_width(w) > 0 ||
+         read_context_width(transformer) == kOpenClipWidth;
 }
 
 UNetConfig read_unet_config(const Scope& w) {
@@ -99,8 +101,7 @@ UNetConfig read_unet_config(const Scope& w) {
   c.middle_depth = w.count("middle_block.1.transformer_blocks", "norm1.weight");
   if (const std::optional<Scope> transformer = find_transformer(w)) {
     c.traits.context_width = read_context_width(*transformer);
-    // Releases whose projections are matrices have heads of 64 channels, the others eight heads.
-    if (projects_by_matrix(*transformer)) c.head_channels = 64;
+    if (has_wide_heads(w, *transformer)) c.head_channels = 64;
   }
   if (!widths_follow(c))
     throw Error(ErrorCode::mismatch,

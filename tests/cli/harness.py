@@ -146,13 +146,26 @@ def read_safetensors(path):
 
 def write_safetensors(path, tensors):
     """A file of {name: (shape, numbers)}, as F32."""
-    header, body = {}, b""
-    for name, (shape, numbers) in tensors.items():
-        data = struct.pack(f"<{len(numbers)}f", *numbers)
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [len(body), len(body) + len(data)]}
-        body += data
+    write_bytes(path, {name: ("F32", shape, struct.pack(f"<{len(numbers)}f", *numbers))
+                       for name, (shape, numbers) in tensors.items()})
+
+
+def write_bytes(path, tensors):
+    """A file of {name: (dtype, shape, bytes)}."""
+    header, body = {}, []
+    at = 0
+    for name, (dtype, shape, data) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + len(data)]}
+        body.append(data)
+        at += len(data)
     text = json.dumps(header).encode()
-    pathlib.Path(path).write_bytes(struct.pack("<Q", len(text)) + text + body)
+    pathlib.Path(path).write_bytes(struct.pack("<Q", len(text)) + text + b"".join(body))
+
+
+def read_bytes(path):
+    """{name: (dtype, shape, bytes)} of a file."""
+    header, bodies = read_safetensors(path)
+    return {name: (header[name]["dtype"], header[name]["shape"], data) for name, data in bodies.items()}
 
 
 class Case(unittest.TestCase):
