@@ -41,10 +41,22 @@ std::span<const std::byte> bytes_of(const WeightPart& part, const TensorInfo& in
                      static_cast<size_t>(part.rows) * row);
 }
 
+// Calls `decode`; what it throws names the file, too.
+template <class Decode>
+void of_file(const WeightPart& part, Decode decode) {
+  try {
+    decode();
+  } catch (const Error& error) {
+    throw error.within(part.source->label());
+  }
+}
+
 // The part's elements as stored, row by row.
 void decode_rows(const WeightPart& part, const TensorInfo& info, at::Tensor out) {
-  decode_range(part.source->bytes(part.name), info, part.first_row * row_elements(info), out,
-               part.name);
+  of_file(part, [&] {
+    decode_range(part.source->bytes(part.name), info, part.first_row * row_elements(info), out,
+                 part.name);
+  });
 }
 
 void decode_part(const WeightPart& part, const at::Tensor& out) {
@@ -162,7 +174,9 @@ void Operands::read(int64_t first, int64_t count, at::ScalarType dtype, void* to
       if (from < end) {
         const int64_t start = part.first_row * row_elements(info) + (from - begin) * width;
         const int64_t elements = (end - from) * width;
-        decode_range(part.source->bytes(part.name), info, start, elements, dtype, out, part.name);
+        of_file(part, [&] {
+          decode_range(part.source->bytes(part.name), info, start, elements, dtype, out, part.name);
+        });
         out += elements * static_cast<int64_t>(c10::elementSize(dtype));
       }
       begin += rows;

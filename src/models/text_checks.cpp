@@ -17,13 +17,17 @@ namespace {
 }  // namespace
 
 void check_chunk(const TokenChunk& chunk, size_t length, const ChunkLimits& limits) {
-  if (chunk.ids.empty() || chunk.ids.size() != length ||
-      length > static_cast<size_t>(limits.positions))
-    refuse("chunk", fmt::format("{} tokens, 1 to {}", length, limits.positions),
+  if (chunk.ids.empty() || chunk.ids.size() != length)
+    refuse("chunk", fmt::format("{} tokens, as the first has", length),
            std::to_string(chunk.ids.size()));
+  if (length > static_cast<size_t>(limits.positions))
+    refuse("prompt", fmt::format("at most {} tokens, as the encoder takes", limits.positions),
+           std::to_string(length));
   for (const int64_t id : chunk.ids)
     if (id < 0 || id >= limits.vocabulary)
-      refuse("token", fmt::format("0 to {}", limits.vocabulary - 1), std::to_string(id));
+      refuse("token of the prompt",
+             fmt::format("0 to {}, as the encoder knows", limits.vocabulary - 1),
+             std::to_string(id));
   for (const TokenVector& vector : chunk.vectors) {
     if (vector.position < 0 || vector.position >= static_cast<int64_t>(length))
       refuse("place of an embedding", fmt::format("0 to {}", length - 1),

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 
+#include "base/error.h"
 #include "models/part.h"
 #include "pipeline/model_files.h"
 
@@ -22,7 +23,14 @@ class Component {
   void bind(BindReport& report) {
     residency_ = std::make_unique<Residency>();
     residency_->set_patches(patches_);
-    part_ = load_part(*def_, found_.source, found_.place, *residency_, report, compute_, observer_);
+    try {
+      part_ =
+          load_part(*def_, found_.source, found_.place, *residency_, report, compute_, observer_);
+    } catch (const Error& error) {
+      const std::string label = found_.source->label();
+      if (error.facts().subject.starts_with(label)) throw;
+      throw error.within(label);
+    }
     if (stay_) residency_->keep(*stay_);
   }
   /// The part, bound again if it was released.

@@ -58,7 +58,12 @@ TextEncoding encode_part(const TextPart& part, const PromptEncoder& by, const Mo
   const TextOptions options{.layer = reader.layer.value_or(def.clip_skip),
                             .final_norm = def.clip_final_norm,
                             .project = projects(def.vector)};
-  return encode_tokens(by.encoder, text, empty, options, reader.embeddings);
+  try {
+    return encode_tokens(by.encoder, text, empty, options, reader.embeddings);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::invalid_argument || by.file.empty()) throw;
+    throw error.within(by.file);
+  }
 }
 
 // Numbers in the order the family expects them.

@@ -34,6 +34,7 @@ struct EncodedPrompt {
 struct PromptEncoder {
   const TextEncoder& encoder;
   const Tokenizer& tokenizer;
+  std::string file = {};  // the encoder's, for errors
 };
 
 /// How the user wants prompts to be read.

@@ -113,7 +113,8 @@ void Engine::set_noise_shift(NoiseLevels levels, double shift) {
 
 std::vector<PromptEncoder> Engine::prompt_encoders() {
   std::vector<PromptEncoder> encoders;
-  for (size_t i = 0; i < text_.size(); ++i) encoders.push_back({text_[i].get(), *tokenizers_[i]});
+  for (size_t i = 0; i < text_.size(); ++i)
+    encoders.push_back({text_[i].get(), *tokenizers_[i], text_[i].found().source->label()});
   return encoders;
 }
 

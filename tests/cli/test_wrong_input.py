@@ -3,11 +3,11 @@
 import json
 import os
 import shutil
-import struct
 import subprocess
 import unittest
 
-from harness import BIN, ROOT, Case, Png, atelier, model, read_safetensors, write_png
+from harness import (BIN, ROOT, Case, Png, atelier, model, read_bytes, read_safetensors, write_bytes,
+                     write_png)
 
 TOKENIZER = ROOT / "tests/golden/t5/spiece.model"
 DRAW = ("-p", "a red circle", "--seed", "7", "--width", "64", "--height", "64", "--steps", "1", "--json")
@@ -17,19 +17,9 @@ VALUE = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_v.
 class Typed(Case):
     """Cases that write files of {name: (dtype, shape, bytes)}."""
 
-    def typed(self, path):
-        header, contents = read_safetensors(path)
-        return {name: (header[name]["dtype"], header[name]["shape"], data) for name, data in contents.items()}
-
     def write(self, name, tensors):
-        header, at = {}, 0
-        for key, (dtype, shape, data) in tensors.items():
-            header[key] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + len(data)]}
-            at += len(data)
-        text = json.dumps(header).encode()
-        path = self.folder / name
-        path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(data for _, _, data in tensors.values()))
-        return path
+        write_bytes(self.folder / name, tensors)
+        return self.folder / name
 
     def lora(self, name, modules, rank=2):
         tensors = {}
@@ -55,8 +45,22 @@ class WrongKinds(Typed):
         self.assert_fails(self.draw("-m", model("tiny"), "--preview", self.folder / "p.png", "--preview-decoder",
                                     model("tiny-flux", "vae")), 1, "TAESD", "it is an autoencoder (VAE)", "--vae")
 
+    def test_a_prompt_that_an_encoder_cannot_take_names_its_file(self):
+        parts = {"--unet": model("tiny-flux", "transformer"), "--vae": model("tiny-flux", "vae"),
+                 "--t5": model("tiny-flux", "t5"), "--clip-l": model("tiny-flux", "clip-l"), "--t5-tokenizer": TOKENIZER}
+        words = [word for part in parts.items() for word in part]
+        self.assert_fails(self.draw(*words, "-p", "lighthouse " * 5000), 2, "tiny-flux-t5.safetensors", "at most 4096 tokens",
+                          "found 25001")
+        name = "text_model.embeddings.position_embedding.weight"
+        tensors = read_bytes(parts["--clip-l"])
+        dtype, (rows, width), data = tensors[name]
+        tensors[name] = (dtype, [10, width], data[:10 * len(data) // rows])
+        parts["--clip-l"] = self.write("short.safetensors", tensors)
+        self.assert_fails(self.draw(*[word for part in parts.items() for word in part]), 2, "short.safetensors",
+                          "at most 10 tokens", "found 77")
+
     def test_a_damaged_denoiser_is_not_called_by_what_lies_beside_it(self):
-        tensors = {name: row for name, row in self.typed(model("tiny")).items()
+        tensors = {name: row for name, row in read_bytes(model("tiny")).items()
                    if not name.startswith("model.diffusion_model.out.")}
         result = self.draw("-m", self.write("pruned.safetensors", tensors))
         self.assert_fails(result, 1, "pruned.safetensors", "found a unet in the original layout")
@@ -97,7 +101,7 @@ class WrongKinds(Typed):
             self.assert_fails(result, 1, file.name, f"expected a model, found {kind}", "F16, BF16 or F32")
         half = self.folder / "half.safetensors"
         self.assertEqual(atelier("quantize", lora, half, "--type", "F16").code, 0)
-        self.assertEqual({row[0] for row in self.typed(half).values()}, {"F16"})
+        self.assertEqual({row[0] for row in read_bytes(half).values()}, {"F16"})
         result = self.draw("-m", model("tiny"), "--lora", half)
         self.assertEqual(result.code, 0, result.err)
 
@@ -109,7 +113,7 @@ class WrongKinds(Typed):
     def test_pictures_of_no_numbers_name_the_part(self):
         for piece, part in (("model.diffusion_model.out.2.weight", "UNet"),
                             ("first_stage_model.decoder.conv_out.weight", "VAE")):
-            tensors = self.typed(model("tiny"))
+            tensors = read_bytes(model("tiny"))
             dtype, shape, data = tensors[piece]
             tensors[piece] = (dtype, shape, b"\xff" * len(data))
             result = self.draw("-m", self.write("nan.safetensors", tensors), "--overwrite")
@@ -149,7 +153,7 @@ class WrongKinds(Typed):
         self.assert_fails(self.draw("-m", model("tiny"), "--collect-imatrix", pipe), 1, "i.gguf", "a pipe or device")
 
     def test_what_does_not_fit_is_in_the_line(self):
-        tensors = self.typed(model("tiny"))
+        tensors = read_bytes(model("tiny"))
         del tensors[VALUE]
         self.assert_fails(self.draw("-m", self.write("a.safetensors", tensors)), 1,
                           "1 tensor does not fit the model: missing", VALUE)
@@ -159,16 +163,16 @@ class WrongScales(Typed):
     """Matrices whose numbers mean nothing without what is missing."""
 
     def test_integers_without_scales(self):
-        tensors = self.typed(model("tiny"))
+        tensors = read_bytes(model("tiny"))
         for dtype in ("I8", "U8"):
             _, shape, data = tensors[VALUE]
             tensors[VALUE] = (dtype, shape, data[:shape[0] * shape[1]])
             path = self.write("a.safetensors", tensors)
             self.assert_fails(self.draw("-m", path), 1, VALUE, f"stored as {dtype} without the scales")
-            tensors = self.typed(model("tiny"))
+            tensors = read_bytes(model("tiny"))
 
     def test_four_bits_without_their_state(self):
-        tensors = self.typed(model("tiny"))
+        tensors = read_bytes(model("tiny"))
         _, shape, _ = tensors[VALUE]
         count = shape[0] * shape[1]
         tensors[VALUE] = ("U8", [count // 2, 1], bytes(count // 2))
@@ -188,7 +192,7 @@ class WrongScales(Typed):
         self.assertEqual(read_safetensors(self.folder / "b.safetensors")[1]["marks"], b"abc")
 
     def test_a_t5s_tokenizer_stays_in_its_file(self):
-        tensors = self.typed(model("tiny-flux", "t5"))
+        tensors = read_bytes(model("tiny-flux", "t5"))
         tokenizer = TOKENIZER.read_bytes()
         tensors["spiece_model"] = ("U8", [len(tokenizer)], tokenizer)
         path, out = self.write("t5.safetensors", tensors), self.folder / "t5.gguf"
@@ -222,7 +226,7 @@ class Replacing(Typed):
         self.assertEqual(report.read_text()[0], "{")
 
     def test_output_is_none_of_the_shards(self):
-        tensors = sorted(self.typed(model("tiny")).items())
+        tensors = sorted(read_bytes(model("tiny")).items())
         names = ("m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors")
         for name, part in zip(names, (tensors[:400], tensors[400:])):
             self.write(name, dict(part))
