@@ -88,6 +88,10 @@ void print_fits(const Json& fits) {
     }
   }
   fmt::print("\n{}", any_tiled ? "  * with --tiled-vae\n" : "");
+  const auto missing = fits["missing"].get<std::vector<std::string>>();
+  if (!missing.empty())
+    fmt::print("  without {}, which this file lacks: each needs room while it computes\n",
+               fmt::join(missing, ", "));
 }
 
 void print(const Summary& summary, const TensorSource& source, const Json& model, bool tensors) {

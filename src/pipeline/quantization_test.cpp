@@ -12,6 +12,7 @@
 #include "formats/gguf.h"
 #include "formats/test_files.h"
 #include "memory/memory_source.h"
+#include "models/golden_files.h"
 #include "quant/codec/encode.h"
 #include "quant/decode.h"
 
@@ -142,6 +143,83 @@ TEST_F(Quantization, AGgufFileKeepsItsTokenizer) {
 }
 
 // 4.6 million elements: more than are worked on at a time, and no whole number of tasks.
+TEST_F(Quantization, TotalsCountWhatIsCopiedToo) {
+  at::manual_seed(2);
+  const at::Tensor matrix = at::randn({64, 256}), vector = 3 * at::randn({500});
+  source_->put("blocks.weight", matrix);
+  source_->put("blocks.bias", vector);
+  const auto file = write(source_, "Q4_0", "a.gguf");
+  TensorError total;
+  for (const auto& [name, error] : errors_) total.add(error);
+  EXPECT_EQ(total.elements, 64U * 256 + 500);
+  const at::Tensor before = at::cat({matrix.flatten(), vector}).to(at::kDouble);
+  const at::Tensor after =
+      at::cat({read(*file, "blocks.weight").flatten(), read(*file, "blocks.bias")}).to(at::kDouble);
+  EXPECT_NEAR(total.rmse(), (before - after).square().mean().sqrt().item<double>(), 1e-6);
+  EXPECT_NEAR(total.cosine(), at::cosine_similarity(before, after, 0).item<double>(), 1e-6);
+  EXPECT_EQ(errors_["blocks.bias"].cosine(), 1);
+}
+
+TEST_F(Quantization, BlocksThatAreKeptBecomeFloatsWhereNoBlocksAre) {
+  source_->put("blocks.weight", at::randn({64, 256}));
+  source_->put("embedder.weight", at::randn({64, 256}));
+  const auto path = folder_.path / "in.gguf";
+  std::vector<TensorSpec> specs;
+  std::vector<std::vector<std::byte>> bytes;
+  for (const auto& [name, info] : source_->tensors()) {
+    specs.push_back({name, info.shape, Encoding::q8_0});
+    bytes.emplace_back(64 * 256 / 32 * 34);
+    const at::Tensor values = source_->tensor(name).contiguous();
+    encode(std::span(values.const_data_ptr<float>(), 64 * 256), 64 * 256, Encoding::q8_0, {},
+           bytes.back(), SerialParallel());
+  }
+  write_gguf(path, specs, [&](size_t i) { return std::span<const std::byte>(bytes[i]); }, {});
+  const auto in = open_checkpoint(path);
+  const auto out = write(in, "fp8", "a.safetensors");
+  EXPECT_EQ(out->tensors().at("blocks.weight").encoding, Encoding::f8_e4m3);
+  EXPECT_EQ(out->tensors().at("embedder.weight").encoding, Encoding::f16);
+  EXPECT_TRUE(at::equal(read(*out, "embedder.weight"),
+                        read(*in, "embedder.weight").to(at::kHalf).to(at::kFloat)));
+  EXPECT_EQ(write(in, "Q4_0", "a.gguf")->tensors().at("embedder.weight").encoding, Encoding::q8_0);
+}
+
+TEST_F(Quantization, ClipHasRulesOfItsOwn) {
+  const QuantPlan plan =
+      plan_quantization(golden::source("clip_l", "model"), quant_type("Q4_0"), "a.gguf");
+  EXPECT_EQ(plan.architecture, "clip_l");
+  for (const TensorPlan& tensor : plan.tensors) {
+    const bool inside = tensor.name.find("_proj.weight") != tensor.name.npos ||
+                        tensor.name.find("mlp.fc") != tensor.name.npos;
+    if (inside && tensor.shape.size() == 2 && tensor.shape[0] * tensor.shape[1] > 1024) {
+      EXPECT_EQ(tensor.to, Encoding::q4_0) << tensor.name;
+    } else {
+      EXPECT_EQ(encoding_info(tensor.to).block_elements, 1) << tensor.name;
+    }
+  }
+}
+
+// By these names ComfyUI-GGUF and llama.cpp know the files.
+TEST_F(Quantization, GgufFilesNameTheirArchitectureAsOthersDo) {
+  const auto named = [&](const std::shared_ptr<const TensorSource>& source) {
+    const auto file = write(source, "F16", "a.gguf");
+    const auto found = file->metadata().find("general.architecture");
+    return found == file->metadata().end() ? std::string("none") : found->second;
+  };
+  EXPECT_EQ(named(golden::source("tiny_sd", "unet")), "sd1");
+  EXPECT_EQ(named(golden::source("unet_sdxl", "model")), "sdxl");
+  EXPECT_EQ(named(golden::source("flux_dev", "model")), "flux");
+  EXPECT_EQ(named(golden::source("flux_schnell", "model")), "flux");
+  EXPECT_EQ(named(golden::source("t5", "model")), "t5encoder");
+  source_->put("blocks.weight", at::randn({4, 32}));
+  EXPECT_EQ(named(source_), "none");
+  const auto other = folder_.path / "in.gguf";
+  const std::vector<float> numbers(32);
+  const std::vector<TensorSpec> specs{{"blocks.weight", {1, 32}, Encoding::f32}};
+  write_gguf(other, specs, [&](size_t) { return std::as_bytes(std::span(numbers)); },
+             {{"general.architecture", "wan"}});
+  EXPECT_EQ(named(open_checkpoint(other)), "wan");
+}
+
 TEST_F(Quantization, PiecesOfALargeTensorMakeTheWhole) {
   constexpr int64_t kRows = 1201, kColumns = 3840;
   const at::Tensor matrix = at::randn({kRows, kColumns});

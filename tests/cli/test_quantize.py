@@ -12,25 +12,9 @@ import subprocess
 import time
 import unittest
 
-from harness import BIN, Case, Png, atelier, model, read_safetensors
+from harness import BIN, Case, Png, atelier, model, read_bytes, read_safetensors, write_bytes
 
 DRAW = ("-p", "a red circle", "--seed", "7", "--width", "64", "--height", "64", "--steps", "3", "--json")
-
-
-def typed_tensors(path):
-    """{name: (dtype, shape, bytes)} of a safetensors file."""
-    header, contents = read_safetensors(path)
-    return {name: (header[name]["dtype"], header[name]["shape"], content) for name, content in contents.items()}
-
-
-def write_safetensors(path, tensors):
-    header, data = {}, b"".join(content for _, _, content in tensors.values())
-    at = 0
-    for name, (dtype, shape, content) in tensors.items():
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + len(content)]}
-        at += len(content)
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
 
 
 class Quantize(Case):
@@ -78,13 +62,13 @@ class Quantize(Case):
     def test_scaled_files_are_read_with_their_scales(self):
         """An fp8 file as ComfyUI writes them, with 0.5 for the scale of every matrix."""
         self.quantize("a.safetensors", "fp8")
-        tensors = typed_tensors(self.folder / "a.safetensors")
+        tensors = read_bytes(self.folder / "a.safetensors")
         matrices = [name for name, (dtype, _, _) in tensors.items() if dtype == "F8_E4M3"]
         layers = [name.removesuffix(".weight") for name in matrices]
         scaled = tensors | {layer + ".scale_weight": ("F32", [], struct.pack("<f", 0.5)) for layer in layers}
         scaled |= {layer + ".scale_input": ("F32", [], struct.pack("<f", 1)) for layer in layers}
         scaled["model.diffusion_model.scaled_fp8"] = ("F8_E4M3", [2], bytes(2))
-        write_safetensors(self.folder / "scaled.safetensors", scaled)
+        write_bytes(self.folder / "scaled.safetensors", scaled)
 
         listed = json.loads(atelier("inspect", self.folder / "scaled.safetensors", "--json", "--tensors").out)
         self.assertEqual({t["name"] for t in listed["tensor_list"]}, set(tensors))
@@ -95,7 +79,7 @@ class Quantize(Case):
         for source in ("a", "scaled"):
             back = self.quantize(source + "32.safetensors", "F32", source=self.folder / (source + ".safetensors"))
             self.assertEqual(back.code, 0, back.err)
-        plain, halved = (typed_tensors(self.folder / name) for name in ("a32.safetensors", "scaled32.safetensors"))
+        plain, halved = (read_bytes(self.folder / name) for name in ("a32.safetensors", "scaled32.safetensors"))
         self.assertEqual(set(plain), set(halved))
         for name, (_, shape, data) in plain.items():
             factor = 0.5 if name in matrices else 1
@@ -104,7 +88,7 @@ class Quantize(Case):
 
         lost = layers[len(layers) // 2] + ".scale_weight"
         del scaled[lost]
-        write_safetensors(self.folder / "lost.safetensors", scaled)
+        write_bytes(self.folder / "lost.safetensors", scaled)
         self.assert_fails(atelier("generate", "-m", self.folder / "lost.safetensors", *DRAW), 1,
                           "lost.safetensors: tensor '" + lost + "'", "scaled_fp8")
         self.assert_fails(self.quantize("b.gguf", "Q8_0", source=self.folder / "lost.safetensors"), 1, lost)
@@ -243,6 +227,20 @@ class Quantize(Case):
         result = self.quantize("o.gguf", "Q4_0", "--imatrix", self.folder / "i.gguf", source=source)
         self.assertEqual(result.code, 0, result.err)
         self.assertIn("has no entry", result.event("warning")["message"])
+        for kind, file, words in (("fp8.safetensors", model("tiny"), "rounds each number by itself"),
+                                  ("Q4_0.gguf", model("tiny-xl"), "may be of another model")):
+            result = self.quantize(kind, kind.split(".")[0], "--imatrix", self.folder / "i.gguf", source=file)
+            self.assertEqual(result.code, 0, result.err)
+            self.assertIn(words, result.event("warning")["message"])
+
+    def test_a_type_that_suits_no_row_is_told(self):
+        source = self.weights("o.safetensors", {"blocks.0.weight": ("F32", [64, 64], None)})
+        result = self.quantize("o.gguf", "Q4_K_M", source=source)
+        self.assertEqual(result.code, 0, result.err)
+        self.assertEqual(result.event("warning")["message"], "no tensor's rows suit Q4_K; Q5_0 take its place")
+        source = self.weights("v.safetensors", {"blocks.0.weight": ("F32", [64], None)})
+        result = self.quantize("v.gguf", "Q8_0", source=source)
+        self.assertIn("nothing is written in Q8_0", result.event("warning")["message"])
 
 
 class FitTable(Case):
@@ -305,6 +303,8 @@ class FitTable(Case):
                 self.assertTrue(all(a >= b for a, b in zip(kinds, last)), "larger picture, coarser type")
             last = kinds
         # 11.9 thousand million weights: 22 GiB in F16, 12 in Q8_0, 6.5 to 7 in Q4_K_M.
+        self.assertEqual(fits["missing"], ["clip_l", "t5xxl", "vae"])
+        self.assertIn("without clip_l, t5xxl, vae, which this file lacks", atelier("inspect", path).out)
         square = next(row for row in fits["rows"] if row["width"] == 1024)
         self.assertEqual(square["types"], ["Q4_K_M", "Q6_K", "Q8_0", "F16"])
         text = atelier("inspect", path).out
@@ -312,7 +312,9 @@ class FitTable(Case):
         self.assertIn("8.00 GiB", text)
 
     def test_a_small_model_fits_as_it_is(self):
-        for row in self.fits(model("tiny"))["rows"]:
+        fits = self.fits(model("tiny"))
+        self.assertEqual(fits["missing"], [])
+        for row in fits["rows"]:
             self.assertEqual(row["types"], ["F16"] * 4)
             self.assertEqual(row["tiled"], [False] * 4)
 

@@ -36,6 +36,7 @@ class WrongKinds(Typed):
     def test_a_file_that_is_no_model_says_where_it_belongs(self):
         lora = self.lora("style.safetensors", [("lora_unet_middle_block_1_proj_in", 32, 32)])
         self.assert_fails(self.draw("-m", lora), 1, "style.safetensors", "a diffusion model", "a LoRA", "--lora")
+        self.assert_fails(self.draw("-m", model("tiny-flux", "vae")), 1, "no diffusion model", "an autoencoder", "--vae")
         matrix = self.folder / "i.gguf"
         self.assertEqual(self.draw("-m", model("tiny"), "--collect-imatrix", matrix).code, 0)
         self.assert_fails(self.draw("-m", matrix), 1, "i.gguf", "importance matrix", "--imatrix")
@@ -96,7 +97,8 @@ class WrongKinds(Typed):
         lora = self.lora("style.safetensors", [("lora_unet_middle_block_1_proj_in", 64, 64)], rank=32)
         matrix = self.folder / "i.gguf"
         self.assertEqual(self.draw("-m", model("tiny"), "--collect-imatrix", matrix).code, 0)
-        for file, kind in ((lora, "a LoRA"), (matrix, "an importance matrix")):
+        for file, kind in ((lora, "a LoRA"), (matrix, "an importance matrix"),
+                           (model("tiny-flux", "vae"), "an autoencoder (VAE) alone")):
             result = atelier("quantize", file, self.folder / "q.gguf", "--type", "Q8_0")
             self.assert_fails(result, 1, file.name, f"expected a model, found {kind}", "F16, BF16 or F32")
         half = self.folder / "half.safetensors"

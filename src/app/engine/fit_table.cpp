@@ -50,13 +50,18 @@ struct Needs {
         weights(denoiser.needs()),
         factor(parts.def->latent.factor) {
     for (size_t i = 0; i < parts.text.size(); ++i) {
-      if (!parts.text[i]) continue;
+      if (!parts.text[i]) {
+        missing.push_back(parts.def->text[i].encoder->name);
+        continue;
+      }
       Component<TextEncoder> encoder(*parts.def->text[i].encoder, *parts.text[i], kCompute);
       text += least_bytes(encoder.needs(), encoder.needs().stored);
     }
     if (parts.vae) {
       decoder.emplace(kl_vae, *parts.vae, kCompute);
       vae = least_bytes(decoder->needs(), decoder->needs().stored);
+    } else {
+      missing.push_back("vae");
     }
     // Models that are told their guidance run without a negative prompt.
     if (denoiser.get().traits().guidance != 0) calls_at_once = 1;
@@ -79,6 +84,7 @@ struct Needs {
   std::optional<Component<Vae>> decoder;
   Residency::Needs weights;
   Bytes text, vae;
+  Json missing = Json::array();
   int64_t calls_at_once = 2, factor = 8;
 };
 
@@ -103,7 +109,7 @@ Json fit_table(const ModelParts& parts) try {
     }
     rows.push_back({{"width", side}, {"height", side}, {"types", types}, {"tiled", tiles}});
   }
-  return {{"memory", memories}, {"rows", rows}};
+  return {{"memory", memories}, {"rows", rows}, {"missing", needs.missing}};
 } catch (const Error&) {
   return nullptr;
 }

@@ -8,10 +8,11 @@ namespace atelier {
 
 /// The finest type of `atelier quantize` with which each memory suffices for each size:
 /// {"memory": [bytes...], "rows": [{"width", "height", "types": [name or "" ...], "tiled":
-/// [...]}]}, "tiled" where only with a tiled VAE. Reckoned from shapes, the model's quantisation
-/// rules and its activations in bf16, with weights that stay encoded and are prepared when used;
-/// text encoders, denoiser and VAE are in memory one after the other. Null if the file cannot be
-/// quantised or a part does not bind.
+/// [...]}], "missing": [...]}, "tiled" where only with a tiled VAE, "missing" the text encoders and
+/// the VAE that the file lacks and that are not reckoned with. Reckoned from shapes, the model's
+/// quantisation rules and its activations in bf16, with weights that stay encoded and are prepared
+/// when used; text encoders, denoiser and VAE are in memory one after the other. Null if the file
+/// cannot be quantised or a part does not bind.
 Json fit_table(const ModelParts& parts);
 
 }  // namespace atelier
