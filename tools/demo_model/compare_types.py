@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT / "tests/cli"))
 import harness  # noqa: E402
 
 MODEL = ROOT / "models/demo/atelier-demo.safetensors"
-TYPES = ("F16", "Q8_0", "fp8", "Q4_K_M")
+TYPES = ("F16", "Q8_0", "fp8", "Q4_K_M", "Q4_0")
 PROMPTS = ("a red circle", "a yellow star on a blue background", "a purple heart on a pink background",
            "a small green triangle in the top left on a white background",
            "a white ring in the bottom right on a black background",

@@ -13,6 +13,7 @@
 #include "quant/codec/codec.h"
 #include "quant/codec/float_codes.h"
 #include "quant/codec/tables.h"
+#include "quant/codec/tiles.h"
 
 namespace atelier {
 namespace {
@@ -60,6 +61,28 @@ TEST_P(Scaled, GivesTheNumbersOfTheReference) {
     } else {
       EXPECT_EQ(bits_of(found[i]), bits_of(expected[i])) << i;
     }
+  }
+}
+
+// By this function GPUs find scales.
+TEST_P(Scaled, EachElementIsUnderTheScaleOfItsTile) {
+  const Scaling& scaling = *info.scaling;
+  if (scaling.nested) GTEST_SKIP() << "scales that are encoded themselves";
+  TensorInfo plain = info;
+  plain.scaling = nullptr;
+  const int64_t count = info.elements();
+  const auto codes = as<float>(decoded(file->bytes(name), plain, 0, count, Number::f32));
+  const auto found = as<float>(run(0, count, Number::f32));
+  std::vector<std::byte> bytes(
+      scaling.scales.size() / static_cast<size_t>(encoding_info(scaling.encoding).block_bytes) * 4);
+  decode(scaling.scales, scaling.encoding, Number::f32, bytes, SerialParallel(), "scales");
+  const auto scales = as<float>(bytes);
+  const Tiles tiles{scaling.columns, scaling.tile_rows, scaling.tile_columns};
+  for (int64_t i = 0; i < count; ++i) {
+    const float scale = scales.at(static_cast<size_t>(scale_index(tiles, i))) * scaling.factor;
+    const float product = scale * codes[static_cast<size_t>(i)];
+    if (std::isnan(product)) continue;
+    EXPECT_EQ(found[static_cast<size_t>(i)], product) << i;
   }
 }
 

@@ -1,4 +1,5 @@
-// Thin kernels round the shared conversions: one pass, neighbouring threads on neighbouring values.
+// Thin kernels round the shared conversions: one pass, a thread for eight elements, which it reads
+// and stores as words of 16 bytes, neighbouring threads beside each other.
 #include <cuda_runtime.h>
 
 #include "quant/codec/all_blocks.h"
@@ -8,33 +9,72 @@
 namespace atelier {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 256, kOctet = 8;
 
-struct FromHalf {
-  using Stored = uint16_t;
-  __device__ static float widen(Stored code) { return half_to_float(code); }
+// ---- what is stored
+
+/// Codes of one number each, and the number.
+template <class T, float (*kWiden)(T)>
+struct Codes {
+  using Stored = T;
+  static constexpr int kPerStored = 1;
+  __device__ static float widen(T code, int) { return kWiden(code); }
 };
-struct FromBFloat16 {
-  using Stored = uint16_t;
-  __device__ static float widen(Stored code) { return bfloat16_to_float(code); }
-};
-struct FromFloat {
-  using Stored = float;
-  __device__ static float widen(Stored value) { return value; }
-};
-struct FromE4M3 {
+template <class T>
+__device__ float converted(T value) {
+  return static_cast<float>(value);
+}
+// As processors round: what is no number keeps its sign and upper bits.
+__device__ float converted_double(double value) {
+  if (value == value) return static_cast<float>(value);
+  const auto bits = static_cast<uint64_t>(__double_as_longlong(value));
+  return float_from_bits(static_cast<uint32_t>(bits >> 32 & 0x80000000u) | 0x7fc00000u |
+                         static_cast<uint32_t>(bits >> 29 & 0x3fffffu));
+}
+__device__ float from_half(uint16_t code) { return half_to_float(code); }
+__device__ float from_bfloat16(uint16_t code) { return bfloat16_to_float(code); }
+__device__ float from_e4m3(uint8_t code) { return e4m3_to_float(code); }
+__device__ float from_e5m2(uint8_t code) { return e5m2_to_float(code); }
+
+/// Two codes of four bits in a byte, the first in its upper half.
+template <class Table>
+struct Nibbles {
   using Stored = uint8_t;
-  __device__ static float widen(Stored code) { return e4m3_to_float(code); }
-};
-struct FromE5M2 {
-  using Stored = uint8_t;
-  __device__ static float widen(Stored code) { return e5m2_to_float(code); }
+  static constexpr int kPerStored = 2;
+  __device__ static float widen(Stored byte, int place) {
+    return Table::value(place == 0 ? byte >> 4 : byte & 15);
+  }
 };
 
-struct FromInt8 {
-  using Stored = int8_t;
-  __device__ static float widen(Stored code) { return static_cast<float>(code); }
+/// Eight numbers as stored, read as words of up to 16 bytes where they are aligned so.
+template <class From>
+struct Octet {
+  using Stored = typename From::Stored;
+  static constexpr int kCount = kOctet / From::kPerStored;
+  static constexpr size_t kBytes = kCount * sizeof(Stored);
+  struct alignas(kBytes < 16 ? kBytes : 16) Words {
+    Stored codes[kCount];
+  };
+
+  /// The octet that begins with the element `first` of `n`; zeros past the last.
+  __device__ Octet(const Stored* from, int64_t first, int64_t n) {
+    const Stored* at = from + first / From::kPerStored;
+    if (first + kOctet <= n && reinterpret_cast<uintptr_t>(at) % alignof(Words) == 0) {
+      words_ = *reinterpret_cast<const Words*>(at);
+      return;
+    }
+    for (int i = 0; i < kCount; ++i)
+      words_.codes[i] = first + i * From::kPerStored < n ? at[i] : Stored{};
+  }
+  __device__ float operator[](int j) const {
+    return From::widen(words_.codes[j / From::kPerStored], j % From::kPerStored);
+  }
+
+ private:
+  Words words_;
 };
+
+// ---- what is written
 
 struct ToFloat {
   using Type = float;
@@ -49,89 +89,123 @@ struct ToHalf {
   __device__ static Type narrow(float value) { return float_to_half(value); }
 };
 
+/// The first `count` of eight values; `to` is aligned to 16 bytes.
+template <class To>
+__device__ void store(typename To::Type* to, const float (&values)[kOctet], int64_t count) {
+  union {
+    typename To::Type numbers[kOctet];
+    uint4 words[kOctet * sizeof(typename To::Type) / 16];
+  } out;
+  for (int j = 0; j < kOctet; ++j) out.numbers[j] = To::narrow(values[j]);
+  if (count >= kOctet) {
+    for (size_t word = 0; word < sizeof out / 16; ++word)
+      reinterpret_cast<uint4*>(to)[word] = out.words[word];
+  } else {
+    for (int j = 0; j < count; ++j) to[j] = out.numbers[j];
+  }
+}
+
+/// Calls `take` with the first element of each octet that is this thread's.
+template <class Take>
+__device__ void each_octet(int64_t n, Take take) {
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x * kOctet;
+  const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  for (int64_t first = thread * kOctet; first < n; first += stride) take(first);
+}
+
+unsigned grid_of(int64_t n) {
+  const int64_t blocks = (n + kThreads * kOctet - 1) / (kThreads * kOctet);
+  return static_cast<unsigned>(blocks < 65535 ? blocks : 65535);
+}
+
+// ---- kernels
+
 template <class From, class To>
 __global__ void decode(const typename From::Stored* from, int64_t n, typename To::Type* to) {
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += stride)
-    to[i] = To::narrow(From::widen(from[i]));
+  each_octet(n, [=](int64_t first) {
+    const Octet<From> codes(from, first, n);
+    float values[kOctet];
+    for (int j = 0; j < kOctet; ++j) values[j] = codes[j];
+    store<To>(to + first, values, n - first);
+  });
 }
+
+/// The elements of an octet share a scale.
+template <class Block, class To>
+__global__ void decode_octets(const uint8_t* from, int64_t n, typename To::Type* to) {
+  each_octet(n, [=](int64_t first) {
+    float values[kOctet];
+    decode_octet<Block>(from + first / Block::kElements * Block::kBytes,
+                        static_cast<int>(first % Block::kElements), values);
+    store<To>(to + first, values, n - first);
+  });
+}
+
+template <class From, class To>
+__global__ void decode_scaled(const typename From::Stored* from, int64_t n, const float* scales,
+                              Tiles tiles, typename To::Type* to) {
+  each_octet(n, [=](int64_t first) {
+    const int64_t last = first + kOctet <= n ? first + kOctet - 1 : n - 1;
+    const int64_t column = first % tiles.columns;
+    // Within one tile of one row one scale serves all.
+    const bool one = column + (last - first) < tiles.columns &&
+                     column / tiles.tile_columns == (column + last - first) / tiles.tile_columns;
+    const float scale = scales[scale_index(tiles, first)];
+    const Octet<From> codes(from, first, n);
+    float values[kOctet];
+    for (int j = 0; j < kOctet; ++j) {
+      const int64_t i = first + j < last ? first + j : last;
+      values[j] = any_nan_as_one((one ? scale : scales[scale_index(tiles, i)]) * codes[j]);
+    }
+    store<To>(to + first, values, n - first);
+  });
+}
+
+// ---- tables
+
+using Launch = void (*)(const void*, int64_t, void*, cudaStream_t);
+using LaunchScaled = void (*)(const void*, int64_t, const float*, Tiles, void*, cudaStream_t);
 
 template <class From, class To>
 void launch(const void* from, int64_t n, void* to, cudaStream_t stream) {
-  const int64_t blocks = (n + kThreads - 1) / kThreads;
-  const auto grid = static_cast<unsigned>(blocks < 65535 ? blocks : 65535);
-  decode<From, To><<<grid, kThreads, 0, stream>>>(static_cast<const typename From::Stored*>(from),
-                                                  n, static_cast<typename To::Type*>(to));
-}
-
-/// A thread takes eight elements, which share a scale.
-template <class Block, class To>
-__global__ void decode_octets(const uint8_t* from, int64_t octets, typename To::Type* to) {
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < octets;
-       i += stride) {
-    constexpr int64_t kOctets = Block::kElements / 8;
-    float values[8];
-    decode_octet<Block>(from + i / kOctets * Block::kBytes, static_cast<int>(i % kOctets) * 8,
-                        values);
-    for (int j = 0; j < 8; ++j) to[8 * i + j] = To::narrow(values[j]);
-  }
+  decode<From, To><<<grid_of(n), kThreads, 0, stream>>>(
+      static_cast<const typename From::Stored*>(from), n, static_cast<typename To::Type*>(to));
 }
 
 template <class Block, class To>
 void launch_blocks(const void* from, int64_t n, void* to, cudaStream_t stream) {
-  const int64_t blocks = (n / 8 + kThreads - 1) / kThreads;
-  const auto grid = static_cast<unsigned>(blocks < 65535 ? blocks : 65535);
-  decode_octets<Block, To><<<grid, kThreads, 0, stream>>>(static_cast<const uint8_t*>(from), n / 8,
-                                                          static_cast<typename To::Type*>(to));
+  decode_octets<Block, To><<<grid_of(n), kThreads, 0, stream>>>(
+      static_cast<const uint8_t*>(from), n, static_cast<typename To::Type*>(to));
 }
 
 template <class From, class To>
-__global__ void scale_codes(const typename From::Stored* from, int64_t n, const float* scales,
-                            int64_t group, typename To::Type* to) {
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += stride)
-    to[i] = To::narrow(any_nan_as_one(scales[i / group] * From::widen(from[i])));
-}
-
-template <class From, class To>
-void launch_scaled(const void* from, int64_t n, const float* scales, int64_t group, void* to,
+void launch_scaled(const void* from, int64_t n, const float* scales, Tiles tiles, void* to,
                    cudaStream_t stream) {
-  const int64_t blocks = (n + kThreads - 1) / kThreads;
-  const auto grid = static_cast<unsigned>(blocks < 65535 ? blocks : 65535);
-  scale_codes<From, To>
-      <<<grid, kThreads, 0, stream>>>(static_cast<const typename From::Stored*>(from), n, scales,
-                                      group, static_cast<typename To::Type*>(to));
+  decode_scaled<From, To>
+      <<<grid_of(n), kThreads, 0, stream>>>(static_cast<const typename From::Stored*>(from), n,
+                                            scales, tiles, static_cast<typename To::Type*>(to));
 }
 
-/// A thread takes the two codes of a byte, which share a scale.
-template <class Table, class To>
-__global__ void scale_nibbles(const uint8_t* from, int64_t bytes, const float* scales,
-                              int64_t group, typename To::Type* to) {
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < bytes;
-       i += stride) {
-    const float scale = scales[2 * i / group];
-    to[2 * i] = To::narrow(any_nan_as_one(scale * Table::value(from[i] >> 4)));
-    to[2 * i + 1] = To::narrow(any_nan_as_one(scale * Table::value(from[i] & 15)));
-  }
-}
-
-template <class Table, class To>
-void launch_nibbles(const void* from, int64_t n, const float* scales, int64_t group, void* to,
-                    cudaStream_t stream) {
-  const int64_t blocks = (n / 2 + kThreads - 1) / kThreads;
-  const auto grid = static_cast<unsigned>(blocks < 65535 ? blocks : 65535);
-  scale_nibbles<Table, To><<<grid, kThreads, 0, stream>>>(
-      static_cast<const uint8_t*>(from), n / 2, scales, group, static_cast<typename To::Type*>(to));
-}
-
-using LaunchScaled = void (*)(const void*, int64_t, const float*, int64_t, void*, cudaStream_t);
-
+struct Row {
+  Encoding encoding;
+  Launch launch[3];  // by Number
+};
 struct ScaledRow {
   Encoding encoding;
   LaunchScaled launch[3];  // by Number
 };
+
+template <class From>
+constexpr Row row(Encoding encoding) {
+  return {encoding, {launch<From, ToFloat>, launch<From, ToBFloat16>, launch<From, ToHalf>}};
+}
+
+template <class Block>
+constexpr Row block_row() {
+  return {Block::kEncoding,
+          {launch_blocks<Block, ToFloat>, launch_blocks<Block, ToBFloat16>,
+           launch_blocks<Block, ToHalf>}};
+}
 
 template <class From>
 constexpr ScaledRow scaled_row(Encoding encoding) {
@@ -140,44 +214,43 @@ constexpr ScaledRow scaled_row(Encoding encoding) {
       {launch_scaled<From, ToFloat>, launch_scaled<From, ToBFloat16>, launch_scaled<From, ToHalf>}};
 }
 
-template <class Table>
-constexpr ScaledRow nibble_row(Encoding encoding) {
-  return {encoding,
-          {launch_nibbles<Table, ToFloat>, launch_nibbles<Table, ToBFloat16>,
-           launch_nibbles<Table, ToHalf>}};
-}
-
-constexpr ScaledRow kScaledRows[] = {
-    scaled_row<FromFloat>(Encoding::f32),     scaled_row<FromHalf>(Encoding::f16),
-    scaled_row<FromBFloat16>(Encoding::bf16), scaled_row<FromE4M3>(Encoding::f8_e4m3),
-    scaled_row<FromE5M2>(Encoding::f8_e5m2),  scaled_row<FromInt8>(Encoding::i8),
-    nibble_row<NormalFloat4>(Encoding::nf4),  nibble_row<TwelfthsFloat4>(Encoding::fp4),
-};
-
-using Launch = void (*)(const void*, int64_t, void*, cudaStream_t);
-
-struct Row {
-  Encoding encoding;
-  Launch launch[3];  // by Number
-};
-
-template <class From>
-constexpr Row row(Encoding encoding) {
-  return {encoding, {launch<From, ToFloat>, launch<From, ToBFloat16>, launch<From, ToHalf>}};
-}
+template <class T>
+using Converted = Codes<T, converted<T>>;
+using Half = Codes<uint16_t, from_half>;
+using BFloat16 = Codes<uint16_t, from_bfloat16>;
+using E4M3 = Codes<uint8_t, from_e4m3>;
+using E5M2 = Codes<uint8_t, from_e5m2>;
 
 constexpr Row kRows[] = {
-    row<FromFloat>(Encoding::f32),     row<FromHalf>(Encoding::f16),
-    row<FromBFloat16>(Encoding::bf16), row<FromE4M3>(Encoding::f8_e4m3),
-    row<FromE5M2>(Encoding::f8_e5m2),
+    row<Codes<double, converted_double>>(Encoding::f64),
+    row<Converted<float>>(Encoding::f32),
+    row<Half>(Encoding::f16),
+    row<BFloat16>(Encoding::bf16),
+    row<E4M3>(Encoding::f8_e4m3),
+    row<E5M2>(Encoding::f8_e5m2),
+    row<Converted<int64_t>>(Encoding::i64),
+    row<Converted<int32_t>>(Encoding::i32),
+    row<Converted<int16_t>>(Encoding::i16),
+    row<Converted<int8_t>>(Encoding::i8),
+    row<Converted<uint64_t>>(Encoding::u64),
+    row<Converted<uint32_t>>(Encoding::u32),
+    row<Converted<uint16_t>>(Encoding::u16),
+    row<Converted<uint8_t>>(Encoding::u8),
+    row<Converted<uint8_t>>(Encoding::boolean),
+    row<Nibbles<NormalFloat4>>(Encoding::nf4),
+    row<Nibbles<TwelfthsFloat4>>(Encoding::fp4),
 };
 
-template <class Block>
-constexpr Row block_row() {
-  return {Block::kEncoding,
-          {launch_blocks<Block, ToFloat>, launch_blocks<Block, ToBFloat16>,
-           launch_blocks<Block, ToHalf>}};
-}
+constexpr ScaledRow kScaledRows[] = {
+    scaled_row<Converted<float>>(Encoding::f32),
+    scaled_row<Half>(Encoding::f16),
+    scaled_row<BFloat16>(Encoding::bf16),
+    scaled_row<E4M3>(Encoding::f8_e4m3),
+    scaled_row<E5M2>(Encoding::f8_e5m2),
+    scaled_row<Converted<int8_t>>(Encoding::i8),
+    scaled_row<Nibbles<NormalFloat4>>(Encoding::nf4),
+    scaled_row<Nibbles<TwelfthsFloat4>>(Encoding::fp4),
+};
 
 template <class... Block>
 const Row* find_block(Encoding encoding, BlockList<Block...>) {
@@ -193,6 +266,11 @@ const Row* find(Encoding encoding) {
   return find_block(encoding, AllBlocks());
 }
 
+const char* failure() {
+  const cudaError_t error = cudaGetLastError();
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
 }  // namespace
 
 bool cuda_decodes(Encoding encoding) { return find(encoding) != nullptr; }
@@ -203,20 +281,18 @@ const char* cuda_decode(const void* from, Encoding encoding, int64_t elements, v
   if (!found) return "no CUDA kernel for this encoding";
   if (elements <= 0) return nullptr;
   found->launch[static_cast<int>(output)](from, elements, to, static_cast<cudaStream_t>(stream));
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+  return failure();
 }
 
 const char* cuda_decode_scaled(const void* from, Encoding encoding, int64_t elements,
-                               const float* scales, int64_t group, void* to, Number output,
+                               const float* scales, const Tiles& tiles, void* to, Number output,
                                void* stream) {
   for (const ScaledRow& row : kScaledRows) {
     if (row.encoding != encoding) continue;
     if (elements <= 0) return nullptr;
-    row.launch[static_cast<int>(output)](from, elements, scales, group, to,
+    row.launch[static_cast<int>(output)](from, elements, scales, tiles, to,
                                          static_cast<cudaStream_t>(stream));
-    const cudaError_t error = cudaGetLastError();
-    return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+    return failure();
   }
   return "no CUDA kernel for this encoding under scales";
 }

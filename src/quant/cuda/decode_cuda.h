@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "quant/codec/codec.h"
+#include "quant/codec/tiles.h"
 
 namespace atelier {
 
@@ -11,15 +12,15 @@ namespace atelier {
 bool cuda_decodes(Encoding encoding);
 
 /// Queues the decoding of `elements` values, whole blocks, on `stream` (a cudaStream_t) of the
-/// current device; both pointers are device memory. Bits equal the CPU decoder's. Returns null, or
-/// why it failed.
+/// current device; both pointers are device memory, `to` aligned to 16 bytes. Bits equal the CPU
+/// decoder's. Returns null, or why it failed.
 const char* cuda_decode(const void* from, Encoding encoding, int64_t elements, void* to,
                         Number output, void* stream);
 
-/// The same for fp32, fp16, bf16, fp8, I8, NF4 and FP4 under fp32 scales in device memory, one for
-/// each `group` elements, an even number for codes of four bits. Takes the scales as they are.
+/// The same for fp32, fp16, bf16, fp8, I8, NF4 and FP4 under fp32 scales in device memory, which
+/// lie over the elements as `tiles` says. Takes the scales as they are.
 const char* cuda_decode_scaled(const void* from, Encoding encoding, int64_t elements,
-                               const float* scales, int64_t group, void* to, Number output,
+                               const float* scales, const Tiles& tiles, void* to, Number output,
                                void* stream);
 
 /// Number of usable GPUs; 0 without a driver or in a build without CUDA.

@@ -2,6 +2,7 @@
 #include <cuda_runtime.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <numeric>
 #include <random>
 #include <vector>
@@ -80,9 +81,12 @@ TEST(CudaDecode, EveryBlockEncodingGivesTheHostsBits) {
   compare_all(AllBlocks());
 }
 
-// All bytes under a scale for each 64 elements, rounded to bf16.
+/// Linear runs of 64 elements.
+constexpr Tiles kRuns{1 << 20, 1, 64};
+
+// All bytes under scales, rounded to bf16.
 std::vector<uint16_t> decode_scaled(Encoding encoding, const std::vector<float>& scales,
-                                    size_t elements) {
+                                    size_t elements, const Tiles& tiles = kRuns) {
   std::vector<uint8_t> codes(256);
   std::iota(codes.begin(), codes.end(), uint8_t{0});
   std::vector<uint16_t> result(elements);
@@ -92,9 +96,10 @@ std::vector<uint16_t> decode_scaled(Encoding encoding, const std::vector<float>&
   EXPECT_EQ(cudaMalloc(&to, elements * 2), cudaSuccess);
   cudaMemcpy(from, codes.data(), codes.size(), cudaMemcpyHostToDevice);
   cudaMemcpy(factors, scales.data(), scales.size() * 4, cudaMemcpyHostToDevice);
-  EXPECT_EQ(cuda_decode_scaled(from, encoding, static_cast<int64_t>(elements),
-                               static_cast<const float*>(factors), 64, to, Number::bf16, nullptr),
-            nullptr);
+  EXPECT_EQ(
+      cuda_decode_scaled(from, encoding, static_cast<int64_t>(elements),
+                         static_cast<const float*>(factors), tiles, to, Number::bf16, nullptr),
+      nullptr);
   cudaMemcpy(result.data(), to, elements * 2, cudaMemcpyDeviceToHost);
   cudaFree(from);
   cudaFree(factors);
@@ -123,10 +128,42 @@ TEST(CudaDecode, EveryCodeUnderAScaleGivesTheHostsBits) {
   }
 }
 
+// Rows of 13 numbers in tiles of two rows and five columns: scales change within octets, and the
+// last octet is cut short.
+TEST(CudaDecode, TilesOfAnyShapeGiveTheHostsBits) {
+  if (cuda_device_count() == 0) GTEST_SKIP() << "no GPU";
+  const Tiles tiles{13, 2, 5};
+  std::vector<float> scales(30);
+  for (size_t i = 0; i < scales.size(); ++i) scales[i] = 0.3F + static_cast<float>(i);
+  const auto found = decode_scaled(Encoding::i8, scales, 253, tiles);
+  for (size_t i = 0; i < found.size(); ++i) {
+    const float scale = scales[static_cast<size_t>(scale_index(tiles, static_cast<int64_t>(i)))];
+    EXPECT_EQ(found[i], float_to_bfloat16(scale * static_cast<float>(static_cast<int8_t>(i)))) << i;
+  }
+}
+
+TEST(CudaDecode, WideNumbersAreConvertedAsOnTheHost) {
+  if (cuda_device_count() == 0) GTEST_SKIP() << "no GPU";
+  const std::vector<double> numbers{0.1, -3e38, 1e300, std::nan("5"), -1e-45, 7, 8, 9, 10.5};
+  std::vector<float> found(numbers.size());
+  void *from = nullptr, *to = nullptr;
+  ASSERT_EQ(cudaMalloc(&from, numbers.size() * 8), cudaSuccess);
+  ASSERT_EQ(cudaMalloc(&to, numbers.size() * 4), cudaSuccess);
+  cudaMemcpy(from, numbers.data(), numbers.size() * 8, cudaMemcpyHostToDevice);
+  EXPECT_EQ(cuda_decode(from, Encoding::f64, static_cast<int64_t>(numbers.size()), to, Number::f32,
+                        nullptr),
+            nullptr);
+  cudaMemcpy(found.data(), to, found.size() * 4, cudaMemcpyDeviceToHost);
+  cudaFree(from);
+  cudaFree(to);
+  for (size_t i = 0; i < numbers.size(); ++i)
+    EXPECT_EQ(bits_of(found[i]), bits_of(static_cast<float>(numbers[i]))) << i;
+}
+
 TEST(CudaDecode, RefusesWhatItHasNoKernelFor) {
-  EXPECT_NE(
-      cuda_decode_scaled(nullptr, Encoding::q4_0, 32, nullptr, 32, nullptr, Number::f32, nullptr),
-      nullptr);
+  EXPECT_NE(cuda_decode_scaled(nullptr, Encoding::q4_0, 32, nullptr, kRuns, nullptr, Number::f32,
+                               nullptr),
+            nullptr);
   EXPECT_FALSE(cuda_decodes(Encoding::c64));
   EXPECT_NE(cuda_decode(nullptr, Encoding::c64, 1, nullptr, Number::f32, nullptr), nullptr);
 }

@@ -9,8 +9,8 @@ const char* cuda_decode(const void*, Encoding, int64_t, void*, Number, void*) {
   return "this build has no CUDA code";
 }
 
-const char* cuda_decode_scaled(const void*, Encoding, int64_t, const float*, int64_t, void*, Number,
-                               void*) {
+const char* cuda_decode_scaled(const void*, Encoding, int64_t, const float*, const Tiles&, void*,
+                               Number, void*) {
   return "this build has no CUDA code";
 }
 
