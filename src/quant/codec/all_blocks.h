@@ -16,7 +16,7 @@ using AllBlocks =
     BlockList<BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, BlockQ8_1, BlockQ2_K,
               BlockQ3_K, BlockQ4_K, BlockQ5_K, BlockQ6_K, BlockQ8_K, BlockIQ1_S, BlockIQ1_M,
               BlockIQ2_XXS, BlockIQ2_XS, BlockIQ2_S, BlockIQ3_XXS, BlockIQ3_S, BlockIQ4_NL,
-              BlockIQ4_XS, BlockTQ1_0, BlockTQ2_0, BlockQ1_0, BlockMXFP4, BlockNVFP4>;
+              BlockIQ4_XS, BlockTQ1_0, BlockTQ2_0, BlockQ1_0, BlockQ2_0, BlockMXFP4, BlockNVFP4>;
 
 template <class Block>
 concept HasOffset = requires(const uint8_t* b) { Block::offset(b, 0); };

@@ -1,5 +1,5 @@
-// Minus one, zero, one under an fp16 scale: TQ1_0 (five in a byte), TQ2_0 (four in a byte), and
-// Q1_0 without the zero (eight in a byte).
+// Minus one, zero, one under an fp16 scale: TQ1_0 (five in a byte), TQ2_0 (four in a byte), Q2_0
+// (with two besides), and Q1_0 (without zero, eight in a byte).
 #pragma once
 
 #include "quant/codec/block.h"
@@ -43,6 +43,20 @@ struct BlockQ1_0 {
   }
   ATELIER_HOST_DEVICE static unsigned signs8(const uint8_t* b, int run) {
     return ~static_cast<unsigned>(b[2 + run]) & 255;
+  }
+};
+
+/// An fp16 scale, then two bits for each element from the lowest on: -1, 0, 1 or 2.
+struct BlockQ2_0 {
+  static constexpr Encoding kEncoding = Encoding::q2_0;
+  static constexpr int kElements = 64, kBytes = 18, kGroup = 64, kRun = 8;
+  ATELIER_HOST_DEVICE static float scale(const uint8_t* b, int) { return load_half(b); }
+  ATELIER_HOST_DEVICE static uint64_t codes8(const uint8_t* b, int run) {
+    uint64_t pairs = load16(b + 2 + 2 * run);
+    pairs = (pairs | pairs << 24) & 0x000000ff000000ff;
+    pairs = (pairs | pairs << 12) & 0x000f000f000f000f;
+    pairs = (pairs | pairs << 6) & 0x0303030303030303;
+    return ((pairs | 0x8080808080808080) - 0x0101010101010101) ^ 0x8080808080808080;
   }
 };
 

@@ -172,8 +172,21 @@ INSTANTIATE_TEST_SUITE_P(Types, AgainstGguf,
                                          "TQ1_0", "TQ2_0", "MXFP4", "NVFP4"),
                          [](const auto& instance) { return std::string(instance.param); });
 
-// The gguf package has no decoder for these three; their layout is block_q8_1, block_q8_K and
-// block_q1_0.
+// The gguf package has no decoder for these four; their layout is block_q8_1, block_q8_K,
+// block_q1_0 and block_q2_0.
+TEST(Codec, DecodesTwoBits) {
+  std::vector<std::byte> q2_0(18);
+  const uint16_t half = float_to_half(-0.375f);
+  std::memcpy(q2_0.data(), &half, 2);
+  for (size_t i = 0; i < 16; ++i) q2_0[2 + i] = static_cast<std::byte>(37 * i + 5);
+  const auto found = as<float>(decoded(q2_0, Encoding::q2_0, Number::f32));
+  ASSERT_EQ(found.size(), 64U);
+  for (size_t i = 0; i < 64; ++i) {
+    const int code = static_cast<int>((37 * (i / 4) + 5) >> (2 * (i % 4)) & 3) - 1;
+    EXPECT_EQ(found[i], -0.375f * static_cast<float>(code)) << i;
+  }
+}
+
 TEST(Codec, DecodesSigns) {
   std::vector<std::byte> q1_0(18);
   const uint16_t half = float_to_half(0.375f);
