@@ -229,12 +229,13 @@ constexpr KeyRule kBare[] = {
 };
 
 // stable-diffusion.cpp turns open_clip's names, but not its projection.
-constexpr KeyRule kTransformers[] = {
+constexpr KeyRule kTurned[] = {
     {"text_projection.weight", {"text_model.text_projection"}, {.transposed = true}},
 };
 
 constexpr KeyLayout kLayouts[] = {
-    {"transformers", "text_model.encoder.layers.0.layer_norm1.weight", kTransformers},
+    {"stable-diffusion.cpp", "text_model.text_projection", kTurned},
+    {"transformers", "text_model.encoder.layers.0.layer_norm1.weight"},
     {"open_clip", "transformer.resblocks.0.ln_1.weight", kOpenClip},
     {"transformers, bare", "encoder.layers.0.layer_norm1.weight", kBare},
 };
