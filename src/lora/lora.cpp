@@ -33,11 +33,28 @@ Extent extent_of(const Shape& shape) {
   return extent;
 }
 
-// What the LoRA's layout has for the target: columns, and numbers per input channel.
-Extent columns_and_kernel(const Target& target) {
+std::string number_or_any(int64_t number) { return number == 0 ? "any" : std::to_string(number); }
+
+// The target in the LoRA's layout.
+WeightForm form_of(const Target& target) {
   const Extent own = extent_of(target.shape);
-  if (target.meaning.take.transposed) return {own.rows, 1};
-  return {own.columns, target.shape.size() > 2 ? own.columns / target.shape[1] : 1};
+  if (target.meaning.take.transposed) return {.columns = own.rows};
+  const bool convolution = target.shape.size() > 2;
+  return {.columns = own.columns,
+          .kernel = convolution ? own.columns / target.shape[1] : 1,
+          .convolution = convolution};
+}
+
+// Rows of the target in the LoRA's layout, for changes that do not say. What joined matrices are
+// made of is square, all but the last.
+int64_t rows_meant(const Target& target) {
+  const Extent own = extent_of(target.shape);
+  const KeyMeaning& meaning = target.meaning;
+  if (meaning.take.transposed) return own.columns;
+  if (meaning.take.of > 1) return own.rows * meaning.take.of;
+  if (meaning.sources < 2) return own.rows;
+  const bool last = meaning.source + 1 == meaning.sources;
+  return last ? own.rows - own.columns * static_cast<int64_t>(meaning.source) : own.columns;
 }
 
 // `change` where the model keeps `target`; nothing if it is for a weight of another size.
@@ -46,15 +63,16 @@ std::optional<PlacedPatch> place(const ChangePtr& change, const Target& target, 
   const Extent own = extent_of(target.shape);
   const KeyMeaning& meaning = target.meaning;
   const Take& take = meaning.take;
-  const int64_t rows = change->rows();
+  const int64_t rows = change->rows() ? change->rows() : rows_meant(target);
   const int64_t columns = change->columns() ? change->columns() : own.columns;
   if (take.transposed) {
     if (rows != own.columns || (change->columns() && columns != own.rows)) return {};
-    return PlacedPatch{transposed(change, own.rows), 0, own.rows, 1};
+    return PlacedPatch{transposed(change, own.rows, own.columns), 0, own.rows, 1};
   }
   if (columns != own.columns) return {};
   if (take.of > 1) {
     if (rows != own.rows * take.of) return {};
+    if (change->rows() == 0 && change->by_rows()) return PlacedPatch{change, 0, own.rows, 1};
     return PlacedPatch{rows_of(change, take.part * own.rows, own.rows, module), 0, own.rows, 1};
   }
   if (take.halves_exchanged) {
@@ -66,7 +84,7 @@ std::optional<PlacedPatch> place(const ChangePtr& change, const Target& target, 
     const auto index = static_cast<int64_t>(meaning.source),
                count = static_cast<int64_t>(meaning.sources);
     const bool last = index + 1 == count;
-    if (rows > own.rows || (!last && rows * (count - 1) >= own.rows)) return {};
+    if (rows <= 0 || rows > own.rows || (!last && rows * (count - 1) >= own.rows)) return {};
     return PlacedPatch{change, last ? own.rows - rows : index * rows, rows, 1};
   }
   if (leading_rows ? rows > own.rows : rows != own.rows) return {};
@@ -138,12 +156,13 @@ class Matching {
 
   bool add_module(const LoraModule& module, const Found& found) {
     const std::vector<Target>& weights = found.module->weight;
-    const Extent extent = weights.empty() ? Extent{1, 1} : columns_and_kernel(weights.front());
-    const ModuleChanges changes = make_changes(module, extent.rows, extent.columns);
+    const ModuleChanges changes =
+        make_changes(module, weights.empty() ? WeightForm() : form_of(weights.front()));
     bool fits = true;
     if (changes.weight) {
       fits = add(changes.weight, weights, found, module.name);
-      if (fits) ++lora_.kinds[std::string(changes.kind)];
+      if (fits)
+        for (const std::string_view kind : changes.kinds) ++lora_.kinds[std::string(kind)];
     }
     if (fits && changes.bias) fits = add(changes.bias, found.module->bias, found, module.name);
     return fits;
@@ -157,8 +176,9 @@ class Matching {
       const auto patch = place(change, target, found.leading_rows, name);
       if (!patch) {
         const Extent own = extent_of(target.shape);
-        misshapen_.push_back(fmt::format("{} ([{}, {}] for [{}, {}])", name, change->rows(),
-                                         change->columns(), own.rows, own.columns));
+        misshapen_.push_back(fmt::format("{} ([{}, {}] for [{}, {}])", name,
+                                         number_or_any(change->rows()),
+                                         number_or_any(change->columns()), own.rows, own.columns));
         return false;
       }
       placed.push_back({found.part, target.meaning.canonical, *patch});
