@@ -19,7 +19,8 @@
 namespace atelier {
 namespace {
 
-constexpr size_t kMostTold = 5;
+constexpr size_t kMostTold = 5;  // in a line
+constexpr size_t kMostNearest = 300;  // names that the nearest are looked up for: it takes time
 
 struct Extent {
   int64_t rows, columns;
@@ -221,18 +222,22 @@ class Matching {
                                       tally.modules, first)});
   }
 
+  // Every name of the denoiser, or of the text encoders.
+  const std::vector<std::string>& known_names(bool denoiser, bool underscored) {
+    const auto [found, fresh] = known_.try_emplace({denoiser, underscored});
+    for (size_t i = 0; i < model_.parts.size() && fresh; ++i)
+      if (model_.parts[i].denoiser == denoiser) targets_[i].add_names(found->second, underscored);
+    return found->second;
+  }
+
   // "x (did you mean y?)"
-  std::string with_nearest(const std::string& name) const {
+  std::string with_nearest(const std::string& name) {
     std::string text = name;
     read_module_name(name, [&](const NameReading& reading) {
-      std::vector<std::string> names;
-      for (size_t i = 0; i < model_.parts.size(); ++i)
-        if (model_.parts[i].denoiser == reading.encoders.empty())
-          targets_[i].add_names(names, reading.underscored);
-      std::erase_if(names, [&](const std::string& known) {
-        return known.size() > reading.name.size() + 6 || reading.name.size() > known.size() + 6;
-      });
-      const std::vector<std::string_view> views(names.begin(), names.end());
+      std::vector<std::string_view> views;
+      for (const std::string& known : known_names(reading.encoders.empty(), reading.underscored))
+        if (known.size() <= reading.name.size() + 6 && reading.name.size() <= known.size() + 6)
+          views.push_back(known);
       const std::string_view close = nearest(reading.name, views);
       const size_t head =
           name.size() >= reading.name.size() ? name.size() - reading.name.size() : 0;
@@ -242,27 +247,30 @@ class Matching {
     return text;
   }
 
-  std::string list(const std::vector<std::string>& items, bool near) const {
-    std::vector<std::string> told;
-    for (size_t i = 0; i < std::min(items.size(), kMostTold); ++i)
-      told.push_back(near ? with_nearest(items[i]) : items[i]);
-    const size_t left = items.size() - told.size();
-    return fmt::format("{}{}", fmt::join(told, ", "),
-                       left > 0 ? fmt::format(" and {} more", left) : "");
+  void tell(const std::string& what, std::vector<std::string> items) {
+    const size_t told = std::min(items.size(), kMostTold), left = items.size() - told;
+    std::string message =
+        fmt::format("{}: {} {}: {}{}", file_.label, items.size(), what,
+                    fmt::join(items.begin(), items.begin() + static_cast<int64_t>(told), ", "),
+                    left > 0 ? fmt::format(" and {} more", left) : "");
+    if (left == 0) items.clear();
+    lora_.warnings.push_back({std::move(message), std::move(items)});
   }
 
   void tell_unknown() {
     if (unknown_.empty()) return;
-    lora_.warnings.push_back(
-        fmt::format("{}: {} name{} nothing in this model and {} left out: {}", file_.label,
-                    unknown_.size(), unknown_.size() == 1 ? " means" : "s mean",
-                    unknown_.size() == 1 ? "is" : "are", list(unknown_, true)));
+    std::vector<std::string> items = unknown_;
+    for (size_t i = 0; i < std::min(items.size(), kMostNearest); ++i)
+      items[i] = with_nearest(items[i]);
+    tell(unknown_.size() == 1 ? "name means nothing in this model and is left out"
+                              : "names mean nothing in this model and are left out",
+         std::move(items));
   }
   void tell_misshapen() {
     if (misshapen_.empty()) return;
-    lora_.warnings.push_back(fmt::format(
-        "{}: {} change{} made for weights of another size and left out: {}", file_.label,
-        misshapen_.size(), misshapen_.size() == 1 ? " was" : "s were", list(misshapen_, false)));
+    tell(misshapen_.size() == 1 ? "change was made for weights of another size and left out"
+                                : "changes were made for weights of another size and left out",
+         misshapen_);
   }
 
   const TensorSource& source_;
@@ -271,6 +279,7 @@ class Matching {
   std::vector<TargetNames> targets_;
   Lora lora_;
   std::vector<std::string> unknown_, misshapen_;
+  std::map<std::pair<bool, bool>, std::vector<std::string>> known_;
   Tally denoiser_, text_;
 };
 

@@ -1,5 +1,6 @@
 // Names of layouts, files that are wrong, and strengths of blocks.
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "base/error.h"
@@ -90,8 +91,24 @@ TEST_F(Files, NamesThatMeanNothingAreToldOnceWithTheNearest) {
   EXPECT_EQ(lora->changes.size(), 2U);
   EXPECT_EQ(lora->kinds.at("LoRA"), 2);
   ASSERT_EQ(lora->warnings.size(), 1U);
-  expect_words(lora->warnings[0], {"some.safetensors", "3 names mean nothing",
-                                   "attn1_to_w (did you mean lora_unet_", "lora_te3_", "loss"});
+  expect_words(lora->warnings[0].message,
+               {"some.safetensors", "3 names mean nothing", "attn1_to_w (did you mean lora_unet_",
+                "lora_te3_", "loss"});
+  EXPECT_TRUE(lora->warnings[0].items.empty());
+}
+
+TEST_F(Files, AWarningThatNamesTheFirstFewHasAllOfThem) {
+  put(q, 32, 2, 32);
+  put(k, 32, 2, 32);
+  for (char letter = 'a'; letter <= 'i'; ++letter)
+    file.put(fmt::format("{}_{}", q, letter), at::ones({1}));
+  const auto lora = read();
+  ASSERT_EQ(lora->warnings.size(), 1U);
+  expect_words(lora->warnings[0].message, {"9 names mean nothing", "to_q_e (did", "and 4 more"});
+  EXPECT_EQ(lora->warnings[0].message.find("to_q_f"), std::string::npos);
+  ASSERT_EQ(lora->warnings[0].items.size(), 9U);
+  for (const std::string& item : lora->warnings[0].items)
+    expect_words(item, {"attn1_to_q_", fmt::format("(did you mean {}?)", q)});
 }
 
 TEST_F(Files, ChangesOfOtherSizesAreLeftOutAndTold) {
@@ -100,7 +117,7 @@ TEST_F(Files, ChangesOfOtherSizesAreLeftOutAndTold) {
   const auto lora = read();
   EXPECT_EQ(lora->changes.size(), 1U);
   ASSERT_EQ(lora->warnings.size(), 1U);
-  expect_words(lora->warnings[0], {"1 change was", "[64, 32] for [32, 32]", "to_k"});
+  expect_words(lora->warnings[0].message, {"1 change was", "[64, 32] for [32, 32]", "to_k"});
 }
 
 TEST_F(Files, ALoraForAnotherArchitectureIsRefused) {
