@@ -156,7 +156,7 @@ void declare_output(CommandLine& line, GenerateOptions& o) {
       "also record how much each input channel matters, for 'atelier quantize --imatrix'; what "
       "the file holds already is added to");
   line.flag("--json", o.json, "print one JSON object per event, see docs/events.md");
-  line.flag("--verbose", o.verbose, "say more on standard error");
+  line.flag("--verbose", o.verbose, "say more on standard error, such as all of a warning's list");
 }
 
 /// --unet is another name of --model.
@@ -203,7 +203,8 @@ int run_generate(std::span<const std::string> arguments) {
   log::set_up(options.verbose);
   tune_allocator();
   const Interrupt interrupt;
-  const auto printer = make_printer(choose_display(options.json, stderr), stdout, stderr);
+  const auto printer =
+      make_printer(choose_display(options.json, stderr), stdout, stderr, options.verbose);
   CommandHost host(*printer, options.json, interrupt.token());
   return load_engine().generate(options, host, started);
 }

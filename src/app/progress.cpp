@@ -72,7 +72,8 @@ std::string done_line(const Json& done) {
 /// What plain lines and the bar have in common.
 class TextPrinter : public EventPrinter {
  public:
-  TextPrinter(std::FILE* out, std::FILE* log) : out_(out), log_(log) {}
+  TextPrinter(std::FILE* out, std::FILE* log, bool verbose)
+      : out_(out), log_(log), verbose_(verbose) {}
   void event(const Json& event) override {
     const std::string kind = text_of(event, "event");
     if (kind == "step") return step(event);
@@ -82,7 +83,7 @@ class TextPrinter : public EventPrinter {
     if (kind == "image" || kind == "latent" || kind == "sheet" || kind == "imatrix")
       file(text_of(event, "file"));
     if (kind == "done") fmt::print(log_, "{}\n", done_line(event));
-    if (kind == "warning") fmt::print(log_, "warning: {}\n", text_of(event, "message"));
+    if (kind == "warning") warning(event);
     if (kind == "slow_step" && event.value("first", true))
       fmt::print(log_, "warning: {}\n", text_of(event, "message"));
     if (kind == "error") fmt::print(log_, "error: {}\n", text_of(event, "message"));
@@ -100,7 +101,16 @@ class TextPrinter : public EventPrinter {
     fmt::print(out_, "{}\n", path);
     std::fflush(out_);
   }
+  void warning(const Json& event) {
+    const auto items = event.find("items");
+    const bool more = items != event.end();
+    fmt::print(log_, "warning: {}{}\n", text_of(event, "message"),
+               more && !verbose_ ? " (--verbose lists all)" : "");
+    for (size_t i = 0; more && verbose_ && i < items->size(); ++i)
+      fmt::print(log_, "  {}\n", (*items)[i].get<std::string>());
+  }
   std::FILE *out_, *log_;
+  bool verbose_;
 };
 
 class PlainLines final : public TextPrinter {
@@ -172,10 +182,11 @@ Display choose_display(bool json, std::FILE* log) {
   return ::isatty(::fileno(log)) && !dumb ? Display::terminal : Display::plain;
 }
 
-std::unique_ptr<EventPrinter> make_printer(Display display, std::FILE* out, std::FILE* log) {
+std::unique_ptr<EventPrinter> make_printer(Display display, std::FILE* out, std::FILE* log,
+                                           bool verbose) {
   if (display == Display::json) return std::make_unique<JsonLines>(out);
-  if (display == Display::terminal) return std::make_unique<TerminalBar>(out, log);
-  return std::make_unique<PlainLines>(out, log);
+  if (display == Display::terminal) return std::make_unique<TerminalBar>(out, log, verbose);
+  return std::make_unique<PlainLines>(out, log, verbose);
 }
 
 }  // namespace atelier

@@ -10,12 +10,13 @@ namespace atelier {
 namespace {
 
 /// What a display prints on both streams for `events`.
-std::pair<std::string, std::string> shown(Display display, const std::vector<Json>& events) {
+std::pair<std::string, std::string> shown(Display display, const std::vector<Json>& events,
+                                          bool verbose = false) {
   std::pair<std::string, std::string> texts;
   std::FILE* out = std::tmpfile();
   std::FILE* log = std::tmpfile();
   {
-    const auto printer = make_printer(display, out, log);
+    const auto printer = make_printer(display, out, log, verbose);
     for (const Json& event : events) printer->event(event);
   }
   for (auto [file, text] : {std::pair{out, &texts.first}, std::pair{log, &texts.second}}) {
@@ -38,6 +39,19 @@ TEST(Progress, WritesDurationsAsPeopleSayThem) {
   EXPECT_EQ(duration(7380), "2 h 03 min");
   EXPECT_EQ(duration(-1), "0.00 s");
   EXPECT_EQ(duration(std::numeric_limits<double>::quiet_NaN()), "0.00 s");
+}
+
+TEST(Progress, ListsAllThatAWarningIsAboutIfAskedTo) {
+  const Json warning = {
+      {"event", "warning"}, {"message", "3 names: a, b and 1 more"}, {"items", {"a", "b", "c"}}};
+  for (const Display display : {Display::plain, Display::terminal}) {
+    EXPECT_EQ(shown(display, {warning}).second,
+              "warning: 3 names: a, b and 1 more (--verbose lists all)\n");
+    EXPECT_EQ(shown(display, {warning}, true).second,
+              "warning: 3 names: a, b and 1 more\n  a\n  b\n  c\n");
+  }
+  const Json plain = {{"event", "warning"}, {"message", "x"}};
+  EXPECT_EQ(shown(Display::plain, {plain}, true).second, "warning: x\n");
 }
 
 TEST(Progress, PutsOneJsonObjectOnALine) {

@@ -14,29 +14,36 @@ namespace {
 constexpr int64_t kMostRank = 32768;
 constexpr int64_t kMostFolded = 1 << 28;  // numbers of a core's product
 
-ChangePtr build_lora(const LoraModule& m, int64_t, int64_t) { return make_lora(m); }
-ChangePtr build_loha(const LoraModule& m, int64_t, int64_t) { return make_loha(m); }
-ChangePtr build_lokr(const LoraModule& m, int64_t, int64_t) { return make_lokr(m); }
-ChangePtr build_oft(const LoraModule& m, int64_t, int64_t) { return make_oft(m); }
-ChangePtr build_diff(const LoraModule& m, int64_t, int64_t) {
+ChangePtr build_lora(const LoraModule& m, const WeightForm&) { return make_lora(m); }
+ChangePtr build_loha(const LoraModule& m, const WeightForm&) { return make_loha(m); }
+ChangePtr build_lokr(const LoraModule& m, const WeightForm&) { return make_lokr(m); }
+ChangePtr build_oft(const LoraModule& m, const WeightForm&) { return make_oft(m); }
+ChangePtr build_diff(const LoraModule& m, const WeightForm&) {
   return make_difference(m.tensors.at(LoraRole::diff));
 }
-ChangePtr build_set(const LoraModule& m, int64_t, int64_t) {
+ChangePtr build_set(const LoraModule& m, const WeightForm&) {
   return make_replacement(m.tensors.at(LoraRole::set));
 }
 
-/// A module is of the kind whose sign it has.
+/// A module is of every kind whose sign it has; the rows of one kind stand together. What takes the
+/// weight's place comes first.
 struct Kind {
   std::string_view name;
   LoraRole sign;
-  ChangePtr (*build)(const LoraModule& module, int64_t columns, int64_t kernel);
+  ChangePtr (*build)(const LoraModule& module, const WeightForm& form);
 };
 constexpr Kind kKinds[] = {
-    {"LoRA", LoraRole::up, build_lora},         {"LoRA", LoraRole::down, build_lora},
-    {"LoHa", LoraRole::loha_w1_a, build_loha},  {"LoKr", LoraRole::lokr_w1, build_lokr},
-    {"LoKr", LoraRole::lokr_w1_a, build_lokr},  {"GLoRA", LoraRole::glora_a1, make_glora},
-    {"OFT", LoraRole::oft_blocks, build_oft},   {"full difference", LoraRole::diff, build_diff},
     {"whole weight", LoraRole::set, build_set},
+    {"LoRA", LoraRole::up, build_lora},
+    {"LoRA", LoraRole::down, build_lora},
+    {"LoHa", LoraRole::loha_w1_a, build_loha},
+    {"LoKr", LoraRole::lokr_w1, build_lokr},
+    {"LoKr", LoraRole::lokr_w1_a, build_lokr},
+    {"GLoRA", LoraRole::glora_a1, make_glora},
+    {"OFT", LoraRole::oft_blocks, build_oft},
+    {"OFT", LoraRole::oft_vectors, make_input_oft},
+    {"OFT", LoraRole::oft_squares, make_older_peft_oft},
+    {"full difference", LoraRole::diff, build_diff},
 };
 
 // A product's bias counts with the product's scale.
@@ -44,26 +51,34 @@ double bias_scale(const LoraModule& module) {
   return scale_of(module, module.tensor(LoraRole::down).size(0));
 }
 
+ChangePtr bias_change(const LoraModule& module) {
+  std::vector<ChangePtr> parts;
+  if (module.has(LoraRole::set_bias))
+    parts.push_back(make_replacement(module.tensors.at(LoraRole::set_bias)));
+  if (module.has(LoraRole::up_bias))
+    parts.push_back(make_difference(module.tensors.at(LoraRole::up_bias), bias_scale(module)));
+  if (module.has(LoraRole::diff_bias))
+    parts.push_back(make_difference(module.tensors.at(LoraRole::diff_bias)));
+  return make_several(std::move(parts), module);
+}
+
 }  // namespace
 
-ModuleChanges make_changes(const LoraModule& module, int64_t columns, int64_t kernel) {
+ModuleChanges make_changes(const LoraModule& module, const WeightForm& form) {
   ModuleChanges changes;
+  std::vector<ChangePtr> parts;
   for (const Kind& kind : kKinds) {
     if (!module.has(kind.sign)) continue;
-    changes.kind = kind.name;
-    changes.weight = kind.build(module, columns, kernel);
-    break;
+    if (!changes.kinds.empty() && changes.kinds.back() == kind.name) continue;
+    changes.kinds.push_back(kind.name);
+    parts.push_back(kind.build(module, form));
   }
+  changes.weight = make_several(std::move(parts), module);
   if (changes.weight && module.has(LoraRole::magnitude)) {
-    changes.weight = make_dora(std::move(changes.weight), module, kernel);
-    changes.kind = "DoRA";
+    changes.weight = make_dora(std::move(changes.weight), module, form.kernel);
+    changes.kinds = {"DoRA"};
   }
-  if (module.has(LoraRole::diff_bias))
-    changes.bias = make_difference(module.tensors.at(LoraRole::diff_bias));
-  else if (module.has(LoraRole::set_bias))
-    changes.bias = make_replacement(module.tensors.at(LoraRole::set_bias));
-  else if (module.has(LoraRole::up_bias))
-    changes.bias = make_difference(module.tensors.at(LoraRole::up_bias), bias_scale(module));
+  changes.bias = bias_change(module);
   if (!changes.weight && !changes.bias)
     throw Error(ErrorCode::malformed, {.subject = module.name_of(module.tensors.begin()->first),
                                        .expected = "lacks the tensors that belong with it"});
@@ -90,6 +105,11 @@ at::Tensor tucker(const at::Tensor& t, const at::Tensor& a, const at::Tensor& b)
   const at::Tensor taps = t.reshape({t.size(0), t.size(1), kernel}).permute({2, 0, 1});
   const at::Tensor product = at::matmul(at::matmul(a.t(), taps), b);  // [kernel, rows, in]
   return product.permute({1, 2, 0}).reshape({a.size(1), b.size(1) * kernel});
+}
+
+at::Tensor cayley(const at::Tensor& q) {
+  const at::Tensor one = at::eye(q.size(-1));
+  return at::matmul(one + q, at::linalg_inv(one - q));
 }
 
 double scale_of(const LoraModule& module, int64_t rank) {

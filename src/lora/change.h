@@ -15,6 +15,7 @@ namespace atelier {
 /// `apply` takes weights of any number of dims and looks at [rows, everything else].
 class Change : public WeightPatch {
  public:
+  /// 0 if any number will do.
   virtual int64_t rows() const = 0;
   /// Numbers in a row, kernels included; 0 if any number will do.
   virtual int64_t columns() const = 0;
@@ -29,13 +30,20 @@ using ChangePtr = std::shared_ptr<const Change>;
 /// What a module does to its weight and its bias; empty where nothing.
 struct ModuleChanges {
   ChangePtr weight, bias;
-  std::string_view kind;  // "LoRA", "LoHa", "full difference", ...: what it does to the weight
+  /// "LoRA", "LoHa", "full difference", ...: what is done to the weight, in this order.
+  std::vector<std::string_view> kinds;
 };
 
-/// Builds the changes of one module for a weight that sees `columns` numbers in a row and `kernel`
-/// of them for each input channel (1 for matrices). Throws `malformed` naming the tensor for shapes
-/// that contradict one another and `unsupported` for a rank nothing should have.
-ModuleChanges make_changes(const LoraModule& module, int64_t columns, int64_t kernel);
+/// The weight in the LoRA's layout: `columns` numbers in a row, `kernel` of them for each input
+/// channel (1 for matrices).
+struct WeightForm {
+  int64_t columns = 1, kernel = 1;
+  bool convolution = false;
+};
+
+/// Builds the changes of one module for a weight of this form. Throws `malformed` naming the tensor
+/// for shapes that contradict one another and `unsupported` for a rank nothing should have.
+ModuleChanges make_changes(const LoraModule& module, const WeightForm& form);
 
 // ---- the kinds; sources and formulas stand in their files
 
@@ -43,22 +51,31 @@ ModuleChanges make_changes(const LoraModule& module, int64_t columns, int64_t ke
 ChangePtr make_lora(const LoraModule& module);
 ChangePtr make_loha(const LoraModule& module);
 ChangePtr make_lokr(const LoraModule& module);
-ChangePtr make_glora(const LoraModule& module, int64_t columns, int64_t kernel);
+ChangePtr make_glora(const LoraModule& module, const WeightForm& form);
 /// OFT, or BOFT where the blocks have four dims.
 ChangePtr make_oft(const LoraModule& module);
+/// OFT on the input, as PEFT since 0.16 and OneTrainer have it.
+ChangePtr make_input_oft(const LoraModule& module, const WeightForm& form);
+/// OFT as PEFT before 0.16 had it: on the input if there are factors, else on the output.
+ChangePtr make_older_peft_oft(const LoraModule& module, const WeightForm& form);
+/// Rows turned, in blocks, by the transposes of `turns` [n, b, b].
+ChangePtr make_output_turn(at::Tensor turns);
 /// `values` added, or put in the weight's place.
 ChangePtr make_difference(at::Tensor values, double scale = 1);
 ChangePtr make_replacement(at::Tensor values);
 /// `inner` with the weight's magnitudes after it set to `magnitude`.
 ChangePtr make_dora(ChangePtr inner, const LoraModule& module, int64_t kernel);
+/// All of `parts` in turn; null if there are none. Throws `malformed` if they are for weights of
+/// different sizes.
+ChangePtr make_several(std::vector<ChangePtr> parts, const LoraModule& module);
 
 // ---- changes of weights that lie in the model otherwise than in the LoRA's layout
 
 /// Rows [first, first + count) of what `inner` does. Throws `unsupported` naming `module` if these
 /// depend on the other rows.
 ChangePtr rows_of(ChangePtr inner, int64_t first, int64_t count, std::string_view module);
-/// `inner` on the transpose of a matrix.
-ChangePtr transposed(ChangePtr inner, int64_t rows);
+/// `inner` on the transpose of a matrix [rows, columns].
+ChangePtr transposed(ChangePtr inner, int64_t rows, int64_t columns);
 /// `inner` on the weight with its second half of rows first.
 ChangePtr halves_exchanged(ChangePtr inner);
 
@@ -70,6 +87,8 @@ at::Tensor as_matrix(const at::Tensor& tensor);
 at::Tensor through_core(const LoraModule& module, LoraRole mid, LoraRole down);
 /// A Tucker product: core t [p, q, kernel...], a [p, rows], b [q, in] -> [rows, in * kernel] fp32.
 at::Tensor tucker(const at::Tensor& t, const at::Tensor& a, const at::Tensor& b);
+/// Cayley's (I + q)(I - q)^-1 of skew-symmetric q [..., b, b].
+at::Tensor cayley(const at::Tensor& q);
 /// alpha / rank, or 1 without alpha.
 double scale_of(const LoraModule& module, int64_t rank);
 /// Throws `malformed` naming the module's tensor unless `ok`.

@@ -17,40 +17,42 @@ namespace {
 class DoraChange final : public Change {
  public:
   // magnitude fp32, [O, 1, 1] or [1, I, 1]
-  DoraChange(ChangePtr inner, at::Tensor magnitude)
-      : inner_(std::move(inner)), magnitude_(std::move(magnitude)) {}
-  int64_t rows() const override { return inner_->rows(); }
+  DoraChange(ChangePtr inner, at::Tensor magnitude, bool of_rows)
+      : inner_(std::move(inner)), magnitude_(std::move(magnitude)), of_rows_(of_rows) {}
+  int64_t rows() const override { return of_rows_ ? magnitude_.size(0) : inner_->rows(); }
   int64_t columns() const override { return inner_->columns(); }
-  bool by_rows() const override { return of_rows() && inner_->by_rows(); }
+  bool by_rows() const override { return of_rows_ && inner_->by_rows(); }
   Bytes bytes() const override { return inner_->bytes() + bytes_of({magnitude_}); }
   void apply(at::Tensor& weight, double strength) const override {
     at::Tensor changed = weight.clone();
     inner_->apply(changed, 1);
-    const int64_t in = of_rows() ? 1 : magnitude_.size(1);
-    const at::Tensor cells = changed.view({rows(), in, -1});
+    const int64_t in = of_rows_ ? 1 : magnitude_.size(1);
+    const at::Tensor cells = changed.view({weight.size(0), in, -1});
     const at::Tensor norm =
-        of_rows() ? cells.norm(2, at::IntArrayRef{1, 2}, true) : cells.norm(2, {0, 2}, true);
+        of_rows_ ? cells.norm(2, at::IntArrayRef{1, 2}, true) : cells.norm(2, {0, 2}, true);
     cells.mul_(magnitude_ / (norm + std::numeric_limits<float>::epsilon()));
     weight.lerp_(changed, strength);
   }
 
  private:
-  bool of_rows() const { return magnitude_.size(0) == rows(); }
   ChangePtr inner_;
   at::Tensor magnitude_;
+  bool of_rows_;
 };
 
 }  // namespace
 
 ChangePtr make_dora(ChangePtr inner, const LoraModule& module, int64_t kernel) {
   const at::Tensor magnitude = module.tensor(LoraRole::magnitude);
-  const int64_t rows = inner->rows(), in = inner->columns() / kernel, count = magnitude.numel();
+  const int64_t count = magnitude.numel(), in = inner->columns() / kernel;
+  const int64_t rows = inner->rows() ? inner->rows() : count;
   const bool of_rows = count == rows && (magnitude.dim() < 2 || magnitude.size(0) == rows);
   const bool of_channels = count == in && magnitude.dim() > 1 && magnitude.size(0) == 1;
   require(of_rows || of_channels, module, LoraRole::magnitude,
           fmt::format("[{}, 1] or [1, {}]", rows, in));
   return std::make_shared<DoraChange>(
-      std::move(inner), of_rows ? magnitude.reshape({rows, 1, 1}) : magnitude.reshape({1, in, 1}));
+      std::move(inner), of_rows ? magnitude.reshape({rows, 1, 1}) : magnitude.reshape({1, in, 1}),
+      of_rows);
 }
 
 }  // namespace atelier

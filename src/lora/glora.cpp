@@ -45,13 +45,13 @@ bool fits(const at::Tensor& a1, const at::Tensor& a2, const at::Tensor& b1, cons
 
 }  // namespace
 
-ChangePtr make_glora(const LoraModule& module, int64_t columns, int64_t kernel) {
+ChangePtr make_glora(const LoraModule& module, const WeightForm& form) {
   using enum LoraRole;
   const at::Tensor a1 = as_matrix(module.tensor(glora_a1)), a2 = as_matrix(module.tensor(glora_a2)),
                    b1 = as_matrix(module.tensor(glora_b1));
   const at::Tensor b2 = module.has(glora_bm) ? through_core(module, glora_bm, glora_b2)
                                              : as_matrix(module.tensor(glora_b2));
-  const int64_t in = columns / kernel;
+  const int64_t columns = form.columns, in = columns / form.kernel;
   if (fits(a1, a2, b1, b2, in, columns))
     return std::make_shared<GloraChange>(a1, a2, b1, b2, scale_of(module, a2.size(0)));
   require(fits(a2, a1, b2, b1, in, columns), module, glora_a1,

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "lora/lora.h"
+#include "lora/with_config.h"
 #include "models/golden_files.h"
 
 namespace atelier {
@@ -26,14 +27,24 @@ std::vector<std::string> names_of_kinds() {
   return names;
 }
 
-/// The tensors of one case as a LoRA file for the weight "m.weight".
-std::shared_ptr<MemorySource> file_of(const std::string& kind) {
+/// The tensors of one case as a LoRA file for the weight "m.weight", as PEFT names it if PEFT wrote
+/// the file, and as diffusers does if it wrote a config along.
+std::shared_ptr<const TensorSource> file_of(const std::string& kind) {
   auto file = std::make_shared<MemorySource>("kind.safetensors");
   const std::string head = "file/" + kind + "/";
+  const auto config = kinds()->metadata().find("config/" + kind);
+  const bool configured = config != kinds()->metadata().end();
+  const std::string module = configured                  ? "unet.m."
+                             : kind.starts_with("peft_") ? "base_model.model.m."
+                                                         : "m.";
   for (const auto& [name, info] : kinds()->tensors())
     if (name.starts_with(head))
-      file->put("m." + name.substr(head.size()), golden::tensor(*kinds(), name));
-  return file;
+      file->put(module + name.substr(head.size()), info.shape, info.encoding, kinds()->bytes(name));
+  if (!configured) return file;
+  const Json options = parse_json(config->second, "config");
+  Json prefixed;
+  for (const auto& [key, value] : options.items()) prefixed["unet." + key] = value;
+  return std::make_shared<WithConfig>(file, prefixed.dump());
 }
 
 std::shared_ptr<const Lora> read(const TensorSource& file, const WeightShapes& weights) {
@@ -117,15 +128,22 @@ Tensor product(const MemorySource& file, const std::string& module) {
                 golden::tensor(file, module + ".lora_down.weight"));
 }
 
+/// Numbers for a weight to begin with.
+Tensor numbers_of(const Shape& shape) {
+  return at::arange(c10::multiply_integers(shape), at::kFloat).cos().view(shape);
+}
+
 class Places : public ::testing::Test {
  protected:
-  std::map<std::string, Tensor> applied() {
+  std::map<std::string, Tensor> applied(Tensor (*begin)(const Shape&) = [](const Shape& shape) {
+    return at::zeros(shape);
+  }) {
     const auto lora = read_lora(file, {"toy", "a toy", {{"toy", true, kForeign, &kShapes}}});
     EXPECT_TRUE(lora->warnings.empty());
     std::map<std::string, Tensor> result;
     for (const auto& change : lora->changes) {
       const Shape& shape = kShapes.at(change.weight);
-      Tensor& weight = result.try_emplace(change.weight, at::zeros(shape)).first->second;
+      Tensor& weight = result.try_emplace(change.weight, begin(shape)).first->second;
       Tensor rows = weight.narrow(0, change.placed.first_row, change.placed.rows);
       change.placed.patch->apply(rows, 1);
       check_low_rank(change.placed);
@@ -177,6 +195,58 @@ TEST_F(Places, PartsOfAJoinedMatrixFindTheirRows) {
   EXPECT_TRUE(at::allclose(weights.at("m.weight"), want));
   EXPECT_TRUE(at::equal(weights.at("m.bias").narrow(0, 4, 4), at::arange(4, at::kFloat)));
   EXPECT_EQ(weights.at("m.bias").sum().item<double>(), 6);
+}
+
+/// What PEFT's OFT multiplies a matrix of `columns` with, of blocks of two with one number `v` in
+/// each, by its series of five terms.
+Tensor turn_of_pairs(double v, int64_t columns) {
+  const double c = 1 - 2 * v * v + v * v * v * v, s = 2 * v - 2 * v * v * v;
+  const Tensor pair = at::tensor({c, -s, s, c}, at::kFloat).view({2, 2});
+  return at::block_diag(std::vector<Tensor>(static_cast<size_t>(columns / 2), pair));
+}
+
+TEST_F(Places, ATurnedInputIsPlacedByTheWeightsOwnRows) {
+  for (const char* module : {"joined", "turned", "halves", "second", "rest"})
+    file.put(std::string(module) + ".oft_R.weight", at::full({1, 1}, 0.25));
+  const auto weights = applied(numbers_of);
+  const Tensor six = turn_of_pairs(0.25, 6), four = turn_of_pairs(0.25, 4);
+  for (const char* name : {"a.weight", "b.weight", "h.weight"})
+    EXPECT_TRUE(golden::close(weights.at(name), at::mm(numbers_of({4, 6}), six), 1e-6)) << name;
+  EXPECT_TRUE(golden::close(weights.at("t.weight"), at::mm(four.t(), numbers_of({4, 6})), 1e-6));
+  Tensor want = numbers_of({15, 6});
+  want.narrow(0, 6, 9).copy_(at::mm(want.narrow(0, 6, 9), six));
+  EXPECT_TRUE(golden::close(weights.at("m.weight"), want, 1e-6));
+}
+
+TEST_F(Places, ATurnedInputCanHaveMagnitudes) {
+  file.put("a.oft_R.weight", at::full({3, 1}, 0.25));
+  file.put("a.dora_scale", at::arange(1, 5, at::kFloat).view({4, 1}));
+  const Tensor norms = applied(numbers_of).at("a.weight").norm(2, {1});
+  EXPECT_TRUE(golden::close(norms, at::arange(1, 5, at::kFloat), 1e-6));
+}
+
+TEST_F(Places, EveryKindOfChangeToOneModuleIsMade) {
+  put(file, "a", 4, 6);
+  file.put("a.diff", at::full({4, 6}, 0.5));
+  put(file, "b", 4, 6);
+  file.put("b.set_weight", at::full({4, 6}, 2.0));
+  put(file, "m", 15, 6);
+  file.put("m.lora_up.bias", at::ones({15}));
+  file.put("m.diff_b", at::full({15}, 0.5));
+  const auto weights = applied(numbers_of);
+  EXPECT_TRUE(
+      golden::close(weights.at("a.weight"), numbers_of({4, 6}) + product(file, "a") + 0.5, 1e-6));
+  EXPECT_TRUE(golden::close(weights.at("b.weight"), product(file, "b") + 2, 1e-6));
+  EXPECT_TRUE(golden::close(weights.at("m.bias"), numbers_of({15}) + 1.5, 1e-6));
+  const auto lora = read_lora(file, {"toy", "a toy", {{"toy", true, kForeign, &kShapes}}});
+  EXPECT_EQ(lora->kinds, (std::map<std::string, int64_t>{
+                             {"LoRA", 3}, {"full difference", 1}, {"whole weight", 1}}));
+}
+
+TEST_F(Places, ChangesToOneModuleThatContradictOneAnotherAreRefused) {
+  put(file, "a", 4, 6);
+  file.put("a.diff", at::ones({4, 8}));
+  EXPECT_THROW(applied(), Error);
 }
 
 TEST_F(Places, RowsOfAWholeWeightKeepTheOthers) {

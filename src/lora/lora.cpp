@@ -19,7 +19,8 @@
 namespace atelier {
 namespace {
 
-constexpr size_t kMostTold = 5;
+constexpr size_t kMostTold = 5;  // in a line
+constexpr size_t kMostNearest = 300;  // names that the nearest are looked up for: it takes time
 
 struct Extent {
   int64_t rows, columns;
@@ -33,11 +34,28 @@ Extent extent_of(const Shape& shape) {
   return extent;
 }
 
-// What the LoRA's layout has for the target: columns, and numbers per input channel.
-Extent columns_and_kernel(const Target& target) {
+std::string number_or_any(int64_t number) { return number == 0 ? "any" : std::to_string(number); }
+
+// The target in the LoRA's layout.
+WeightForm form_of(const Target& target) {
   const Extent own = extent_of(target.shape);
-  if (target.meaning.take.transposed) return {own.rows, 1};
-  return {own.columns, target.shape.size() > 2 ? own.columns / target.shape[1] : 1};
+  if (target.meaning.take.transposed) return {.columns = own.rows};
+  const bool convolution = target.shape.size() > 2;
+  return {.columns = own.columns,
+          .kernel = convolution ? own.columns / target.shape[1] : 1,
+          .convolution = convolution};
+}
+
+// Rows of the target in the LoRA's layout, for changes that do not say. What joined matrices are
+// made of is square, all but the last.
+int64_t rows_meant(const Target& target) {
+  const Extent own = extent_of(target.shape);
+  const KeyMeaning& meaning = target.meaning;
+  if (meaning.take.transposed) return own.columns;
+  if (meaning.take.of > 1) return own.rows * meaning.take.of;
+  if (meaning.sources < 2) return own.rows;
+  const bool last = meaning.source + 1 == meaning.sources;
+  return last ? own.rows - own.columns * static_cast<int64_t>(meaning.source) : own.columns;
 }
 
 // `change` where the model keeps `target`; nothing if it is for a weight of another size.
@@ -46,15 +64,16 @@ std::optional<PlacedPatch> place(const ChangePtr& change, const Target& target, 
   const Extent own = extent_of(target.shape);
   const KeyMeaning& meaning = target.meaning;
   const Take& take = meaning.take;
-  const int64_t rows = change->rows();
+  const int64_t rows = change->rows() ? change->rows() : rows_meant(target);
   const int64_t columns = change->columns() ? change->columns() : own.columns;
   if (take.transposed) {
     if (rows != own.columns || (change->columns() && columns != own.rows)) return {};
-    return PlacedPatch{transposed(change, own.rows), 0, own.rows, 1};
+    return PlacedPatch{transposed(change, own.rows, own.columns), 0, own.rows, 1};
   }
   if (columns != own.columns) return {};
   if (take.of > 1) {
     if (rows != own.rows * take.of) return {};
+    if (change->rows() == 0 && change->by_rows()) return PlacedPatch{change, 0, own.rows, 1};
     return PlacedPatch{rows_of(change, take.part * own.rows, own.rows, module), 0, own.rows, 1};
   }
   if (take.halves_exchanged) {
@@ -66,7 +85,7 @@ std::optional<PlacedPatch> place(const ChangePtr& change, const Target& target, 
     const auto index = static_cast<int64_t>(meaning.source),
                count = static_cast<int64_t>(meaning.sources);
     const bool last = index + 1 == count;
-    if (rows > own.rows || (!last && rows * (count - 1) >= own.rows)) return {};
+    if (rows <= 0 || rows > own.rows || (!last && rows * (count - 1) >= own.rows)) return {};
     return PlacedPatch{change, last ? own.rows - rows : index * rows, rows, 1};
   }
   if (leading_rows ? rows > own.rows : rows != own.rows) return {};
@@ -138,12 +157,13 @@ class Matching {
 
   bool add_module(const LoraModule& module, const Found& found) {
     const std::vector<Target>& weights = found.module->weight;
-    const Extent extent = weights.empty() ? Extent{1, 1} : columns_and_kernel(weights.front());
-    const ModuleChanges changes = make_changes(module, extent.rows, extent.columns);
+    const ModuleChanges changes =
+        make_changes(module, weights.empty() ? WeightForm() : form_of(weights.front()));
     bool fits = true;
     if (changes.weight) {
       fits = add(changes.weight, weights, found, module.name);
-      if (fits) ++lora_.kinds[std::string(changes.kind)];
+      if (fits)
+        for (const std::string_view kind : changes.kinds) ++lora_.kinds[std::string(kind)];
     }
     if (fits && changes.bias) fits = add(changes.bias, found.module->bias, found, module.name);
     return fits;
@@ -157,8 +177,9 @@ class Matching {
       const auto patch = place(change, target, found.leading_rows, name);
       if (!patch) {
         const Extent own = extent_of(target.shape);
-        misshapen_.push_back(fmt::format("{} ([{}, {}] for [{}, {}])", name, change->rows(),
-                                         change->columns(), own.rows, own.columns));
+        misshapen_.push_back(fmt::format("{} ([{}, {}] for [{}, {}])", name,
+                                         number_or_any(change->rows()),
+                                         number_or_any(change->columns()), own.rows, own.columns));
         return false;
       }
       placed.push_back({found.part, target.meaning.canonical, *patch});
@@ -201,18 +222,22 @@ class Matching {
                                       tally.modules, first)});
   }
 
+  // Every name of the denoiser, or of the text encoders.
+  const std::vector<std::string>& known_names(bool denoiser, bool underscored) {
+    const auto [found, fresh] = known_.try_emplace({denoiser, underscored});
+    for (size_t i = 0; i < model_.parts.size() && fresh; ++i)
+      if (model_.parts[i].denoiser == denoiser) targets_[i].add_names(found->second, underscored);
+    return found->second;
+  }
+
   // "x (did you mean y?)"
-  std::string with_nearest(const std::string& name) const {
+  std::string with_nearest(const std::string& name) {
     std::string text = name;
     read_module_name(name, [&](const NameReading& reading) {
-      std::vector<std::string> names;
-      for (size_t i = 0; i < model_.parts.size(); ++i)
-        if (model_.parts[i].denoiser == reading.encoders.empty())
-          targets_[i].add_names(names, reading.underscored);
-      std::erase_if(names, [&](const std::string& known) {
-        return known.size() > reading.name.size() + 6 || reading.name.size() > known.size() + 6;
-      });
-      const std::vector<std::string_view> views(names.begin(), names.end());
+      std::vector<std::string_view> views;
+      for (const std::string& known : known_names(reading.encoders.empty(), reading.underscored))
+        if (known.size() <= reading.name.size() + 6 && reading.name.size() <= known.size() + 6)
+          views.push_back(known);
       const std::string_view close = nearest(reading.name, views);
       const size_t head =
           name.size() >= reading.name.size() ? name.size() - reading.name.size() : 0;
@@ -222,27 +247,30 @@ class Matching {
     return text;
   }
 
-  std::string list(const std::vector<std::string>& items, bool near) const {
-    std::vector<std::string> told;
-    for (size_t i = 0; i < std::min(items.size(), kMostTold); ++i)
-      told.push_back(near ? with_nearest(items[i]) : items[i]);
-    const size_t left = items.size() - told.size();
-    return fmt::format("{}{}", fmt::join(told, ", "),
-                       left > 0 ? fmt::format(" and {} more", left) : "");
+  void tell(const std::string& what, std::vector<std::string> items) {
+    const size_t told = std::min(items.size(), kMostTold), left = items.size() - told;
+    std::string message =
+        fmt::format("{}: {} {}: {}{}", file_.label, items.size(), what,
+                    fmt::join(items.begin(), items.begin() + static_cast<int64_t>(told), ", "),
+                    left > 0 ? fmt::format(" and {} more", left) : "");
+    if (left == 0) items.clear();
+    lora_.warnings.push_back({std::move(message), std::move(items)});
   }
 
   void tell_unknown() {
     if (unknown_.empty()) return;
-    lora_.warnings.push_back(
-        fmt::format("{}: {} name{} nothing in this model and {} left out: {}", file_.label,
-                    unknown_.size(), unknown_.size() == 1 ? " means" : "s mean",
-                    unknown_.size() == 1 ? "is" : "are", list(unknown_, true)));
+    std::vector<std::string> items = unknown_;
+    for (size_t i = 0; i < std::min(items.size(), kMostNearest); ++i)
+      items[i] = with_nearest(items[i]);
+    tell(unknown_.size() == 1 ? "name means nothing in this model and is left out"
+                              : "names mean nothing in this model and are left out",
+         std::move(items));
   }
   void tell_misshapen() {
     if (misshapen_.empty()) return;
-    lora_.warnings.push_back(fmt::format(
-        "{}: {} change{} made for weights of another size and left out: {}", file_.label,
-        misshapen_.size(), misshapen_.size() == 1 ? " was" : "s were", list(misshapen_, false)));
+    tell(misshapen_.size() == 1 ? "change was made for weights of another size and left out"
+                                : "changes were made for weights of another size and left out",
+         misshapen_);
   }
 
   const TensorSource& source_;
@@ -251,6 +279,7 @@ class Matching {
   std::vector<TargetNames> targets_;
   Lora lora_;
   std::vector<std::string> unknown_, misshapen_;
+  std::map<std::pair<bool, bool>, std::vector<std::string>> known_;
   Tally denoiser_, text_;
 };
 

@@ -30,6 +30,12 @@ struct LoraModel {
   std::vector<LoraPart> parts;
 };
 
+/// What was left out of a file, for people.
+struct LoraWarning {
+  std::string message;  // a line
+  std::vector<std::string> items;  // all it is about where it names only the first few, else none
+};
+
 /// One file's changes to one model, in memory. Immutable: safe from any thread.
 struct Lora {
   struct Change {
@@ -40,7 +46,7 @@ struct Lora {
   std::string label;  // the file
   std::vector<Change> changes;
   std::map<std::string, int64_t> kinds;  // modules by kind: {"LoRA", 192}
-  std::vector<std::string> warnings;  // a line each, for people
+  std::vector<LoraWarning> warnings;
   Bytes bytes;  // memory the changes hold
 };
 

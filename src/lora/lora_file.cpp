@@ -64,6 +64,11 @@ constexpr Ending kEndings[] = {
     {".bm.weight", LoraRole::glora_bm},
     {".oft_blocks", LoraRole::oft_blocks},
     {".rescale", LoraRole::rescale},
+    {".oft_R.weight", LoraRole::oft_vectors},
+    {".oft_R.default.weight", LoraRole::oft_vectors},
+    {".oft_R.scaled_oft", LoraRole::oft_scaled},
+    {".oft_r", LoraRole::oft_squares},
+    {".oft_s", LoraRole::oft_factors},
     {".diff", LoraRole::diff},
     {".w_norm", LoraRole::diff},
     {".diff_b", LoraRole::diff_bias},
@@ -117,6 +122,15 @@ std::optional<double> pattern_of(const Json& config, const std::string& key,
   return {};
 }
 
+// Powers of the series that PEFT's OFT takes for Cayley's inverse, or 0 for the inverse.
+int64_t cayley_terms_of(const Json& config, const std::string& head, int64_t usual) {
+  const auto series = config.find(head + "use_cayley_neumann");
+  if (series != config.end() && *series == false) return 0;
+  const double stated =
+      number_of(config, head + "num_cayley_neumann_terms").value_or(static_cast<double>(usual));
+  return static_cast<int64_t>(std::clamp(stated, 1.0, 64.0));
+}
+
 void read_peft_config(LoraFile& file, const TensorSource& source) {
   const auto found = source.metadata().find("lora_adapter_metadata");
   if (found == source.metadata().end()) return;
@@ -124,8 +138,10 @@ void read_peft_config(LoraFile& file, const TensorSource& source) {
   if (!config.is_object()) return;
   for (LoraModule& module : file.modules) {
     const size_t dot = module.name.find('.');
-    if (dot == std::string::npos || module.alpha) continue;
+    if (dot == std::string::npos) continue;
     const std::string head = module.name.substr(0, dot + 1);
+    module.cayley_terms = cayley_terms_of(config, head, module.cayley_terms);
+    if (module.alpha) continue;
     const std::string_view rest = std::string_view(module.name).substr(dot + 1);
     module.alpha = pattern_of(config, head + "alpha_pattern", rest);
     if (!module.alpha) module.alpha = number_of(config, head + "lora_alpha");

@@ -39,6 +39,10 @@ enum class LoraRole : uint8_t {
   glora_bm,
   oft_blocks,
   rescale,
+  oft_vectors,
+  oft_scaled,
+  oft_squares,
+  oft_factors,
   diff,
   diff_bias,
   set,
@@ -55,8 +59,11 @@ struct LoraModule {
   std::map<LoraRole, std::string> names;  // of the tensors in the file
   std::optional<double> alpha;
   bool root_rank = false;  // alpha is divided by the root of the rank (rsLoRA)
+  int64_t cayley_terms = 5;  // of the series in PEFT's OFT; 0: the inverse instead
 
   bool has(LoraRole role) const { return tensors.contains(role); }
+  /// Whether PEFT itself wrote it.
+  bool by_peft() const { return name.starts_with("base_model."); }
   /// The tensor in fp32. Throws `malformed` naming the module and the role if it is not there.
   at::Tensor tensor(LoraRole role) const;
   /// "module.lora_up.weight", for messages: as in the file, or as it would be.

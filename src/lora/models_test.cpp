@@ -111,7 +111,7 @@ TEST_P(Models, DrawAsTheReferenceWithTheSameLora) {
   const Tensor plain = model.output();
   const auto lora = read_lora(*lora_file(c.lora), model.as_lora_model());
   EXPECT_GE(lora->changes.size(), c.changes_at_least);
-  for (const std::string& warning : lora->warnings) ADD_FAILURE() << warning;
+  for (const LoraWarning& warning : lora->warnings) ADD_FAILURE() << warning.message;
   const auto want = lora_file(c.lora + "_expected");
   model.use(*lora, std::stod(want->metadata().at("strength")));
   const Tensor changed = model.output();
@@ -242,7 +242,7 @@ TEST(Spellings, OfOpenClipAreTakenApartAndTransposed) {
   file.put("lora_te2_text_projection.lora_up.weight", at::ones({48, 1}));
   file.put("lora_te2_text_projection.lora_down.weight", at::ones({1, 32}));
   const auto lora = read_lora(file, model.as_lora_model());
-  EXPECT_TRUE(lora->warnings.empty()) << lora->warnings.front();
+  EXPECT_TRUE(lora->warnings.empty()) << lora->warnings.front().message;
   std::multiset<std::string> weights;
   for (const auto& change : lora->changes) {
     EXPECT_EQ(change.part, 2U);

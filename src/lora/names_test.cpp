@@ -1,10 +1,12 @@
 // Names of layouts, files that are wrong, and strengths of blocks.
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "base/error.h"
 #include "lora/blocks.h"
 #include "lora/lora.h"
+#include "lora/with_config.h"
 #include "models/golden_files.h"
 #include "models/model.h"
 
@@ -89,8 +91,24 @@ TEST_F(Files, NamesThatMeanNothingAreToldOnceWithTheNearest) {
   EXPECT_EQ(lora->changes.size(), 2U);
   EXPECT_EQ(lora->kinds.at("LoRA"), 2);
   ASSERT_EQ(lora->warnings.size(), 1U);
-  expect_words(lora->warnings[0], {"some.safetensors", "3 names mean nothing",
-                                   "attn1_to_w (did you mean lora_unet_", "lora_te3_", "loss"});
+  expect_words(lora->warnings[0].message,
+               {"some.safetensors", "3 names mean nothing", "attn1_to_w (did you mean lora_unet_",
+                "lora_te3_", "loss"});
+  EXPECT_TRUE(lora->warnings[0].items.empty());
+}
+
+TEST_F(Files, AWarningThatNamesTheFirstFewHasAllOfThem) {
+  put(q, 32, 2, 32);
+  put(k, 32, 2, 32);
+  for (char letter = 'a'; letter <= 'i'; ++letter)
+    file.put(fmt::format("{}_{}", q, letter), at::ones({1}));
+  const auto lora = read();
+  ASSERT_EQ(lora->warnings.size(), 1U);
+  expect_words(lora->warnings[0].message, {"9 names mean nothing", "to_q_e (did", "and 4 more"});
+  EXPECT_EQ(lora->warnings[0].message.find("to_q_f"), std::string::npos);
+  ASSERT_EQ(lora->warnings[0].items.size(), 9U);
+  for (const std::string& item : lora->warnings[0].items)
+    expect_words(item, {"attn1_to_q_", fmt::format("(did you mean {}?)", q)});
 }
 
 TEST_F(Files, ChangesOfOtherSizesAreLeftOutAndTold) {
@@ -99,7 +117,7 @@ TEST_F(Files, ChangesOfOtherSizesAreLeftOutAndTold) {
   const auto lora = read();
   EXPECT_EQ(lora->changes.size(), 1U);
   ASSERT_EQ(lora->warnings.size(), 1U);
-  expect_words(lora->warnings[0], {"1 change was", "[64, 32] for [32, 32]", "to_k"});
+  expect_words(lora->warnings[0].message, {"1 change was", "[64, 32] for [32, 32]", "to_k"});
 }
 
 TEST_F(Files, ALoraForAnotherArchitectureIsRefused) {
@@ -172,6 +190,16 @@ TEST_F(Files, FactorsOfHostileShapesAreRefusedBeforeAnythingIsComputed) {
   EXPECT_THROW(read_lora(scalars, model), Error);
 }
 
+TEST_F(Files, TrianglesOfNoSquareAreMalformed) {
+  for (const Shape& shape : {Shape{8, 4}, Shape{4}, Shape{1, 4097 * 2048}}) {
+    file.put(q + ".oft_R.weight", at::zeros(shape));
+    expect_words(failure(ErrorCode::malformed),
+                 {"attn1_to_q.oft_R.weight", "[blocks, b (b - 1) / 2]"});
+  }
+  file.put(q + ".oft_R.weight", at::zeros({5, 6}));
+  expect_words(failure(ErrorCode::mismatch), {"[any, 20] for [32, 32]"});
+}
+
 TEST_F(Files, AlphaIsDividedByTheRank) {
   put(q, 32, 2, 32);
   const auto plain = read()->changes.at(0).placed.patch->low_rank();
@@ -181,30 +209,12 @@ TEST_F(Files, AlphaIsDividedByTheRank) {
   EXPECT_EQ(plain->scale * 3, scaled->scale);
 }
 
-/// A file with PEFT's config in its metadata.
-class WithConfig final : public TensorSource {
- public:
-  WithConfig(const TensorSource& inner, std::string config) : inner_(inner) {
-    metadata_["lora_adapter_metadata"] = std::move(config);
-  }
-  const TensorTable& tensors() const override { return inner_.tensors(); }
-  std::span<const std::byte> bytes(std::string_view name) const override {
-    return inner_.bytes(name);
-  }
-  void will_need(std::string_view) const override {}
-  std::string label() const override { return inner_.label(); }
-  const Metadata& metadata() const override { return metadata_; }
-
- private:
-  const TensorSource& inner_;
-  Metadata metadata_;
-};
-
 TEST_F(Files, PeftsConfigSaysAlphaForAllAndForSome) {
   const std::string block = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.";
   put(block + "to_q", 32, 4, 32);
   put(block + "to_k", 32, 4, 32);
-  const WithConfig configured(file, R"({"unet.r": 4, "unet.lora_alpha": 8, "unet.use_rslora": true,
+  const WithConfig configured(std::make_shared<MemorySource>(file),
+                              R"({"unet.r": 4, "unet.lora_alpha": 8, "unet.use_rslora": true,
                                         "unet.alpha_pattern": {"attn1.to_k": 2}})");
   const auto lora = read_lora(
       configured,

@@ -60,18 +60,21 @@ class BoftChange final : public Change {
   at::Tensor turns_, rescale_;
 };
 
-// Cayley's (I + Q)(I - Q)^-1 of skew-symmetric Q, whose norm the constraint bounds.
+// Of the skew-symmetric part of the blocks, whose norm the constraint bounds.
 at::Tensor turns_of(const at::Tensor& blocks, std::optional<double> constraint) {
   at::Tensor q = blocks - blocks.transpose(-2, -1);
   if (constraint && *constraint > 0) {
     const double norm = q.norm().item<double>() + 1e-8;
     if (norm > *constraint) q = q * (*constraint / norm);
   }
-  const at::Tensor one = at::eye(blocks.size(-1));
-  return at::matmul(one + q, at::linalg_inv(one - q));
+  return cayley(q);
 }
 
 }  // namespace
+
+ChangePtr make_output_turn(at::Tensor turns) {
+  return std::make_shared<OftChange>(std::move(turns), at::Tensor());
+}
 
 ChangePtr make_oft(const LoraModule& module) {
   const at::Tensor blocks = module.tensor(LoraRole::oft_blocks);

@@ -44,9 +44,10 @@ class RowsView final : public View {
 
 class Transposed final : public View {
  public:
-  Transposed(ChangePtr inner, int64_t rows) : View(std::move(inner)), rows_(rows) {}
+  Transposed(ChangePtr inner, int64_t rows, int64_t columns)
+      : View(std::move(inner)), rows_(rows), columns_(columns) {}
   int64_t rows() const override { return rows_; }
-  int64_t columns() const override { return inner_->rows(); }
+  int64_t columns() const override { return columns_; }
   void apply(at::Tensor& weight, double strength) const override {
     const at::Tensor matrix = weight.view({rows(), columns()});
     at::Tensor turned = matrix.t().contiguous();
@@ -60,7 +61,7 @@ class Transposed final : public View {
   }
 
  private:
-  int64_t rows_;
+  int64_t rows_, columns_;
 };
 
 // [first; second] -> [second; first]
@@ -93,8 +94,8 @@ ChangePtr rows_of(ChangePtr inner, int64_t first, int64_t count, std::string_vie
   return std::make_shared<RowsView>(std::move(inner), first, count);
 }
 
-ChangePtr transposed(ChangePtr inner, int64_t rows) {
-  return std::make_shared<Transposed>(std::move(inner), rows);
+ChangePtr transposed(ChangePtr inner, int64_t rows, int64_t columns) {
+  return std::make_shared<Transposed>(std::move(inner), rows, columns);
 }
 
 ChangePtr halves_exchanged(ChangePtr inner) {

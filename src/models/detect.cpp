@@ -28,7 +28,7 @@ namespace {
 
 /// Files people pass by mistake or too early, by a piece of a name only they have.
 struct Other {
-  std::string_view piece;  // of a name, or with ^ its beginning
+  std::string_view piece;  // of a name, with ^ its beginning, with = all of it
   std::string_view what;
   std::string_view hint = {};
 };
@@ -36,10 +36,14 @@ constexpr std::string_view kGiveLora = "Give it with --lora, beside a --model";
 constexpr std::string_view kGiveFolder = "Give the folder it lies in with --embeddings";
 constexpr Other kOthers[] = {
     {"lora_up.weight", "a LoRA", kGiveLora},
+    {"lora.up.weight", "a LoRA", kGiveLora},
+    {"_lora1.up.weight", "a LoRA", kGiveLora},
     {"lora_A.weight", "a LoRA", kGiveLora},
     {"lora_unet_", "a LoRA", kGiveLora},
+    {"lycoris_", "a LoRA", kGiveLora},
     {"hada_w1_a", "a LoHa", kGiveLora},
     {"lokr_w1", "a LoKr", kGiveLora},
+    {".oft_", "an OFT", kGiveLora},
     {".in_sum2", "an importance matrix", "Give it to 'atelier quantize --imatrix'"},
     {"zero_convs.0.0.weight", "a ControlNet"},
     {"controlnet_cond_embedding.", "a ControlNet"},
@@ -60,9 +64,12 @@ constexpr Other kOthers[] = {
     {"model.layers.0.self_attn.", "a language model"},
     {"string_to_param", "a textual inversion", kGiveFolder},
     {"emb_params", "a textual inversion", kGiveFolder},
+    {"=clip_l", "a textual inversion", kGiveFolder},
+    {"=clip_g", "a textual inversion", kGiveFolder},
 };
 
 bool has(std::string_view name, std::string_view piece) {
+  if (piece.starts_with('=')) return name == piece.substr(1);
   return piece.starts_with('^') ? name.starts_with(piece.substr(1)) : name.find(piece) != name.npos;
 }
 
@@ -97,9 +104,10 @@ std::string wanted() {
 
 }  // namespace
 
-std::string_view accessory_kind(const TensorSource& source) {
+std::optional<Accessory> accessory_in(const TensorSource& source) {
   const Other* other = other_of(source.tensors());
-  return other && !other->hint.empty() ? other->what : std::string_view();
+  if (!other || other->hint.empty()) return {};
+  return Accessory{other->what, other->hint, other->hint == kGiveLora};
 }
 
 Detected detect_model(const std::shared_ptr<const TensorSource>& source) {

@@ -136,8 +136,14 @@ struct Detected {
 /// looked for and what the file looks like instead.
 Detected detect_model(const std::shared_ptr<const TensorSource>& source);
 
-/// What `source` is if it is given beside a model but is none: "a LoRA", "a textual inversion", "an
-/// importance matrix", "an autoencoder (VAE) alone"; empty otherwise.
-std::string_view accessory_kind(const TensorSource& source);
+/// A file that is given beside a model.
+struct Accessory {
+  std::string_view what;  // "a LoRA", "a textual inversion", "an autoencoder (VAE) alone", ...
+  std::string_view hint;  // "Give it with --lora, beside a --model"
+  bool is_lora = false;  // of any kind
+};
+
+/// What `source` is if it is given beside a model but is none.
+std::optional<Accessory> accessory_in(const TensorSource& source);
 
 }  // namespace atelier

@@ -143,7 +143,7 @@ LoraModel Engine::lora_model() const {
   return model;
 }
 
-std::vector<std::string> Engine::set_loras(std::span<const LoraUse> uses) {
+std::vector<LoraWarning> Engine::set_loras(std::span<const LoraUse> uses) {
   LoraShelf::Result result = loras_.use(uses, lora_model());
   unet_->patch(std::move(result.tables[0]));
   for (size_t i = 0; i < text_.size(); ++i) text_[i].patch(std::move(result.tables[i + 1]));

@@ -57,7 +57,7 @@ class Engine {
   /// what the files have: with an empty list they are as if none had been. Files in use before are
   /// not read again, and weights whose changes stay the same stay prepared. Returns warnings about
   /// files that are new. Throws as `LoraShelf::use`; then nothing has changed.
-  std::vector<std::string> set_loras(std::span<const LoraUse> uses);
+  std::vector<LoraWarning> set_loras(std::span<const LoraUse> uses);
   const LoraShelf& loras() const { return loras_; }
 
   /// Latents [B, C, h, w] between VAE space (files, the autoencoder) and model space (sampling).

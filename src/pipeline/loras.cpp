@@ -36,11 +36,17 @@ std::shared_ptr<const Lora> read(const std::filesystem::path& file, const LoraMo
     return read_lora(file, model);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::mismatch) throw;
-    const auto other = lone_part(open_source(file));
-    if (!other) throw;
+    const auto source = open_source(file);
+    if (const auto part = lone_part(source))
+      throw Error(ErrorCode::mismatch, {.subject = file.string(),
+                                        .expected = "a LoRA",
+                                        .found = fmt::format("a file of another kind: {}", *part)});
+    const auto other = accessory_in(*source);
+    if (!other || other->is_lora) throw;
     throw Error(ErrorCode::mismatch, {.subject = file.string(),
                                       .expected = "a LoRA",
-                                      .found = fmt::format("a file of another kind: {}", *other)});
+                                      .found = std::string(other->what),
+                                      .hint = std::string(other->hint)});
   }
 }
 

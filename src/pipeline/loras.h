@@ -26,7 +26,7 @@ class LoraShelf {
   /// What `uses` come to: a table for each part of the model.
   struct Result {
     std::vector<PatchTable> tables;
-    std::vector<std::string> warnings;  // of files that were not in use before
+    std::vector<LoraWarning> warnings;  // of files that were not in use before
   };
   /// Reads the files that are not known yet and forgets those no longer named. LoRAs count in the
   /// order given. Throws as `read_lora` and `BlockStrengths`; then nothing has changed.

@@ -43,7 +43,7 @@ class Shelf : public ::testing::Test {
   LoraModel model() const {
     return {def_->name, def_->title, {{"unet", true, def_->denoiser.layouts, &weights_}}};
   }
-  std::vector<std::string> set(const std::vector<LoraUse>& uses) {
+  std::vector<LoraWarning> set(const std::vector<LoraUse>& uses) {
     LoraShelf::Result result = shelf_.use(uses, model());
     unet_.patch(std::move(result.tables.at(0)));
     return result.warnings;

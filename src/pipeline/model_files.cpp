@@ -45,37 +45,45 @@ std::string_view option_of(std::string_view kind) {
       {.subject = source->label(), .expected = std::move(expected), .hint = std::move(hint)});
 }
 
-/// What a file is, and the option it belongs to; empty texts if it is unknown.
+/// What a file is, and where it belongs; empty texts if it is unknown.
 struct Identity {
-  std::string what;
-  std::string_view option;
+  std::string what, hint;
 };
 
+Identity given_with(std::string what, std::string_view option) {
+  return {std::move(what), fmt::format("Such a file is given with {}", option)};
+}
+
+/// Of files that hold a part of a model.
 Identity identity_of(const Source& source) {
   for (const ModelDef* def : all_models())
     if (recognise(def->denoiser, source, def->prefixes))
-      return {fmt::format("a diffusion model, {}", def->title), "--model or --unet"};
-  if (recognise(kl_vae, source, kLoneVae)) return {"an autoencoder (VAE)", "--vae"};
-  if (has_taesd(*source)) return {"a tiny autoencoder (TAESD)", "--preview-decoder"};
+      return given_with(fmt::format("a diffusion model, {}", def->title), "--model or --unet");
+  if (recognise(kl_vae, source, kLoneVae)) return given_with("an autoencoder (VAE)", "--vae");
+  if (has_taesd(*source)) return given_with("a tiny autoencoder (TAESD)", "--preview-decoder");
   for (const PartDef<TextEncoder>* encoder : text_encoders())
     if (recognise(*encoder, source, kLoneText))
-      return {fmt::format("the text encoder {}", encoder->name), option_of(encoder->name)};
+      return given_with(fmt::format("the text encoder {}", encoder->name),
+                        option_of(encoder->name));
   return {};
 }
 
-/// A file given for what it does not hold.
-[[noreturn]] void fail_mixed_up(const Source& source, std::string wanted, std::string hint = {}) {
-  const Identity is = identity_of(source);
-  if (is.what.empty()) fail(source, std::move(wanted), std::move(hint));
-  fail(source, fmt::format("{}: it is {}", wanted, is.what),
-       fmt::format("Such a file is given with {}", is.option));
+/// A file given for what it does not hold; what it seems to be is not said if that is `option`'s.
+[[noreturn]] void fail_mixed_up(const Source& source, std::string wanted, std::string_view option,
+                                std::string hint = {}) {
+  Identity is = identity_of(source);
+  if (const auto other = accessory_in(*source); other && is.what.empty())
+    is = {std::string(other->what), std::string(other->hint)};
+  if (is.what.empty() || is.hint.ends_with(option))
+    fail(source, std::move(wanted), std::move(hint));
+  fail(source, fmt::format("{}: it is {}", wanted, is.what), std::move(is.hint));
 }
 
 /// A VAE of a whole checkpoint or of a file of its own.
 FoundPart vae_in(const ModelDef& def, const Source& source) {
   for (const auto& prefixes : {def.vae_prefixes, std::span<const std::string_view>(kLoneVae)})
     if (auto place = recognise(kl_vae, source, prefixes)) return {source, *place};
-  fail_mixed_up(source, "holds no VAE that this program knows");
+  fail_mixed_up(source, "holds no VAE that this program knows", "--vae");
 }
 
 /// A text encoder where a whole checkpoint of this or another model keeps it, or alone in a file of
@@ -102,7 +110,7 @@ std::optional<FoundPart> asserted(const TextPart& part, const ModelFiles& files)
     if (row.kind != part.encoder->name || (files.*row.file).empty()) continue;
     const Source source = open_source(files.*row.file);
     if (auto found = text_in(part, source)) return found;
-    fail_mixed_up(source, fmt::format("holds no text encoder {}", row.kind));
+    fail_mixed_up(source, fmt::format("holds no text encoder {}", row.kind), row.option);
   }
   return {};
 }
@@ -130,7 +138,7 @@ void check_taken(const ModelDef& def, const ModelFiles& files) {
            "Leave one of them out");
     wanted += fmt::format("{}{}", wanted.empty() ? "" : " or ", part.encoder->name);
   }
-  fail_mixed_up(source, fmt::format("holds no text encoder {}", wanted),
+  fail_mixed_up(source, fmt::format("holds no text encoder {}", wanted), "--text-encoder",
                 fmt::format("{} takes no other", def.title));
 }
 
@@ -204,7 +212,7 @@ Detected denoiser_in(const Source& source) {
     });
     if (error.code() != ErrorCode::unsupported || damaged || identity_of(source).what.empty())
       throw;
-    fail_mixed_up(source, "holds no diffusion model");
+    fail_mixed_up(source, "holds no diffusion model", "--model");
   }
 }
 
@@ -250,7 +258,7 @@ void require_complete(const ModelParts& parts) {
 
 void require_taesd(const Source& source) {
   if (!has_taesd(*source))
-    fail_mixed_up(source, "holds no tiny autoencoder (TAESD)",
+    fail_mixed_up(source, "holds no tiny autoencoder (TAESD)", "--preview-decoder",
                   "Give taesd_decoder.safetensors, or that of the model's family");
 }
 

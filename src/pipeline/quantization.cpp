@@ -234,11 +234,11 @@ GgufEntries gguf_metadata(const QuantJob& job) {
 
 /// Throws `mismatch` for what belongs to a model but is none: coarse encodings would ruin it.
 void refuse_accessory(const TensorSource& source, const QuantType& type) {
-  const std::string_view kind = accessory_kind(source);
-  if (kind.empty() || type.everything) return;
+  const std::optional<Accessory> accessory = accessory_in(source);
+  if (!accessory || type.everything) return;
   throw Error(ErrorCode::mismatch, {.subject = source.label(),
                                     .expected = "a model",
-                                    .found = std::string(kind),
+                                    .found = std::string(accessory->what),
                                     .hint = "It can be written in F16, BF16 or F32"});
 }
 

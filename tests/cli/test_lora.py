@@ -94,6 +94,22 @@ class Lora(Case):
         for word in ("part.safetensors", "1 name means nothing", "attn1_to_w", "did you mean"):
             self.assertIn(word, warning)
 
+    def test_every_name_that_means_nothing_can_be_seen(self):
+        many = write_lora(self.folder / "many.safetensors", [(ATTENTION.format(x), 32, 32) for x in "qkv"] +
+                          [(TEXT.format("q") + f"_{i}", 64, 64) for i in range(8)])
+        warning = self.draw("--lora", many).event("warning")
+        self.assertIn("8 names mean nothing", warning["message"])
+        self.assertIn("and 3 more", warning["message"])
+        self.assertEqual([item.split(" ")[0] for item in warning["items"]], [TEXT.format("q") + f"_{i}" for i in range(8)])
+        for item in warning["items"]:
+            self.assertIn(f"(did you mean {TEXT.format('q')}?)", item)
+        words = ("generate", "-m", model("tiny"), "-p", "x", *SMALL, "--lora", many, "--out", self.folder / "a.png")
+        short, full = atelier(*words).err, atelier(*words, "--verbose").err
+        self.assertIn("(--verbose lists all)", short)
+        self.assertNotIn(warning["items"][-1], short)
+        for item in warning["items"]:
+            self.assertIn(f"\n  {item}\n", full)
+
     def test_one_for_another_model_is_refused(self):
         file = write_lora(self.folder / "flux.safetensors", [("lora_unet_double_blocks_0_img_attn_qkv", 96, 32)])
         self.assert_fails(self.draw("--lora", file), 1, "flux.safetensors", "a LoRA for Stable Diffusion 1.x",

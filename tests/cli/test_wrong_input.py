@@ -82,7 +82,37 @@ class WrongKinds(Typed):
         self.assert_fails(result, 1, "expected a LoRA for Stable Diffusion XL", "T5")
         self.assertNotIn("found one for Stable Diffusion XL", result.err)
 
+    def test_what_belongs_elsewhere_is_named_in_the_place_of_a_part(self):
+        others = [(self.lora("style.safetensors", [("lora_unet_middle_block_1_proj_in", 32, 32)]), "a LoRA", "--lora"),
+                  (self.write("turned.safetensors", {"m.oft_R.weight": ("F32", (2, 6), bytes(48))}), "an OFT", "--lora"),
+                  (self.write("old.safetensors", {"emb_params": ("F32", (1, 64), bytes(256))}), "a textual inversion",
+                   "--embeddings"),
+                  (self.write("xl.safetensors", {"clip_l": ("F32", (1, 64), bytes(256)),
+                                                 "clip_g": ("F32", (1, 64), bytes(256))}), "a textual inversion",
+                   "--embeddings")]
+        flux = ("--unet", model("tiny-flux", "transformer"), "--clip-l", model("tiny-flux", "clip-l"), "--vae",
+                model("tiny-flux", "vae"), "--t5-tokenizer", TOKENIZER)
+        places = [("-m", model("tiny"), "--vae"), ("-m", model("tiny"), "--clip-l"),
+                  ("-m", model("tiny"), "--text-encoder"), (*flux, "--t5"),
+                  ("-m", model("tiny"), "--preview", self.folder / "p.png", "--preview-decoder")]
+        for file, what, option in others:
+            for place in places:
+                with self.subTest(file=file.name, option=place[-1]):
+                    self.assert_fails(self.draw(*place, file), 1, file.name, f"it is {what}", option)
+
+    def test_an_unknown_vae_is_not_sent_back_where_it_came_from(self):
+        vae = self.write("vae.safetensors", {"decoder.conv_in.weight": ("F32", (2, 2, 3, 3), bytes(144))})
+        self.assert_fails(self.draw("-m", model("tiny"), "--clip-l", vae), 1, "an autoencoder (VAE) alone", "--vae")
+        result = self.draw("-m", model("tiny"), "--vae", vae)
+        self.assert_fails(result, 1, "holds no VAE that this program knows")
+        self.assertNotIn("Give it", result.err)
+
     def test_a_lora_that_is_none(self):
+        inversion = self.write("word.safetensors", {"emb_params": ("F32", (1, 64), bytes(256))})
+        vae = self.write("vae.safetensors", {"decoder.conv_in.weight": ("F32", (2, 2, 3, 3), bytes(144))})
+        for file, kind, option in ((inversion, "a textual inversion", "--embeddings"),
+                                   (vae, "an autoencoder (VAE) alone", "--vae")):
+            self.assert_fails(self.draw("-m", model("tiny"), "--lora", file), 1, f"expected a LoRA, found {kind}", option)
         for file, kind in ((model("tiny-flux", "vae"), "autoencoder"), (model("tiny-xl"), "Stable Diffusion XL")):
             self.assert_fails(self.draw("-m", model("tiny"), "--lora", file), 1, "expected a LoRA, found", kind)
 

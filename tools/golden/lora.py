@@ -1,7 +1,9 @@
 """Goldens of LoRAs: every kind of change to single weights, and tiny models drawn with one.
 
 `../lora/kinds` holds base weights, the tensors a trainer would have written for them, and the changed weights.
-Reference: LyCORIS' modules and, for what it trains otherwise, PEFT's; GLoRA's first layout is written out here.
+Reference: LyCORIS' modules and, for what it trains otherwise, PEFT's; layouts of other programs and of releases
+that do not run beside these are written out here, each with its source. Names that begin with peft_ are of files
+PEFT wrote; `config/<name>` in the metadata is the config that goes with one.
 The other files hold LoRAs of the tiny models of unet.py, flux.py and clip.py (run these first) and what the
 changed models compute. Reference: diffusers' load_lora_weights and fuse_lora; for UNets and transformers of
 LoRAs under the original's names, which diffusers takes for the released sizes alone, the products are added to
@@ -13,7 +15,7 @@ import json
 import peft
 import torch
 from diffusers import FluxPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, OFTConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -141,12 +143,71 @@ def peft_dora(generator):
     return before, state, merged
 
 
+def peft_oft(generator, shape, **options):
+    """PEFT's OFT: blocks of the input turned, as the triangles of skew-symmetric matrices."""
+    base = base_of(shape, generator)
+    before = base.weight.detach().clone()
+    model = get_peft_model(nn.Sequential(base), OFTConfig(target_modules=["0"], **options))
+    rotation = model.base_model.model[0].oft_R["default"]
+    with torch.no_grad():
+        rotation.weight.copy_(draw(generator, *rotation.weight.shape))
+        file = {k.removeprefix("base_model.model.0."): v.detach().clone()
+                for k, v in get_peft_model_state_dict(model).items()}
+        merged = model.merge_and_unload()[0].weight.detach().clone()
+    return before, file, merged
+
+
+def cayley(square):
+    """As PEFT up to 0.15 has it: (I - S)(I + S)^-1 of the skew half of a matrix."""
+    skew, one = 0.5 * (square - square.mT), torch.eye(square.shape[-1])
+    return torch.block_diag(*((one - skew) @ torch.linalg.inv(one + skew)))
+
+
+def first_peft_oft(generator):
+    """PEFT up to 0.13, tuners/oft/layer.py: blocks of the output."""
+    weight, blocks = draw(generator, 12, 8), draw(generator, 3, 4, 4)
+    return weight, {"oft_r": blocks}, (weight.T @ cayley(blocks)).T
+
+
+def second_peft_oft(generator):
+    """PEFT 0.14 and 0.15: blocks of the input, and a factor for each row."""
+    weight, blocks, factors = draw(generator, 12, 8), draw(generator, 2, 4, 4), half(1 + draw(generator, 12, 1))
+    return weight, {"oft_r": blocks, "oft_s": factors}, (cayley(blocks) @ weight.T).T * factors
+
+
+def onetrainer_oft(generator, shape, size, scaled=False):
+    """Nerogar/OneTrainer modules/module/: PEFT's numbers; kernels are turned the other way; perhaps scaled."""
+    base = base_of(shape, generator).weight.detach()
+    blocks = base[0].numel() // size
+    stored = draw(generator, blocks, size * (size - 1) // 2)
+    skew = torch.zeros(blocks, size, size)
+    rows, columns = torch.triu_indices(size, size, 1)
+    skew[:, rows, columns] = stored / (2 * (size - 1) ** 0.5) if scaled else stored
+    skew = skew - skew.mT
+    turn = torch.eye(size) + 2 * skew + 2 * skew @ skew + 2 * skew @ skew @ skew + skew @ skew @ skew @ skew
+    turn = torch.block_diag(*(turn if base.dim() > 2 else turn.mT))
+    file = {"oft_R.weight": stored} | ({"oft_R.scaled_oft": torch.tensor(True)} if scaled else {})
+    return base, file, (base.flatten(1) @ turn).view(base.shape)
+
+
 def write_kinds(seed):
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     cases = {name: lycoris_case(kind, shape, options, generator) for name, (kind, shape, options) in KINDS.items()}
     cases["glora_first"] = first_glora(generator)
     cases["dora_peft"] = peft_dora(generator)
+    exact = dict(oft_block_size=4, use_cayley_neumann=False)
+    cases["peft_oft"] = peft_oft(generator, LINEAR, oft_block_size=4)
+    cases["peft_oft_shared"] = peft_oft(generator, LINEAR, oft_block_size=4, block_share=True)
+    cases["peft_oft_kernel"] = peft_oft(generator, dict(conv=(8, 4, 3)), oft_block_size=6)
+    cases["peft_oft_exact"] = peft_oft(generator, LINEAR, **exact)
+    cases["peft_oft_terms"] = peft_oft(generator, LINEAR, oft_block_size=4, num_cayley_neumann_terms=7)
+    cases["peft_oft_first"] = first_peft_oft(generator)
+    cases["peft_oft_second"] = second_peft_oft(generator)
+    cases["onetrainer_oft"] = onetrainer_oft(generator, LINEAR, 4)
+    cases["onetrainer_oft_kernel"] = onetrainer_oft(generator, dict(conv=(8, 4, 3)), 6)
+    cases["onetrainer_oft_scaled"] = onetrainer_oft(generator, LINEAR, 4, scaled=True)
+    configs = {"peft_oft_exact": exact, "peft_oft_terms": dict(num_cayley_neumann_terms=7)}
     files = {}
     for name, (before, state, merged) in cases.items():
         files[f"base/{name}"] = before
@@ -154,7 +215,8 @@ def write_kinds(seed):
         files[f"want/{name}"] = merged
     stored = {k: v.half() if k.startswith(("base/", "file/")) and torch.equal(v.half().float(), v.float()) else v
               for k, v in files.items()}
-    save_as("kinds", stored, metadata(seed, "float32", "changes to single weights"))
+    configs = {f"config/{name}": json.dumps(config) for name, config in configs.items()}
+    save_as("kinds", stored, metadata(seed, "float32", "changes to single weights") | configs)
 
 
 # ---- tiny models

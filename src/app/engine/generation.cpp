@@ -109,12 +109,14 @@ void Generation::read_loras() {
     uses.push_back(
         {std::move(lora.file), lora.strength, lora.text_strength, std::move(lora.blocks)});
   }
-  for (const std::string& warning : engine_->set_loras(uses)) warn(warning);
+  for (const LoraWarning& told : engine_->set_loras(uses)) warn(told.message, told.items);
 }
 
-void Generation::warn(const std::string& message) {
+void Generation::warn(const std::string& message, const std::vector<std::string>& items) {
   if (!warned_.insert(message).second) return;
-  host_.event({{"event", "warning"}, {"message", message}});
+  Json event = {{"event", "warning"}, {"message", message}};
+  if (!items.empty()) event["items"] = items;
+  host_.event(event);
 }
 
 void Generation::warn_of_options(int threads) {

@@ -52,8 +52,9 @@ class Generation {
   Json used_settings() const;
   VaeTiling tiling() const { return options_.tiled_vae ? VaeTiling::on : VaeTiling::off; }
   void phase(const char* name);
-  /// Tells the host, unless the same was said already.
-  void warn(const std::string& message);
+  /// Tells the host, unless the same was said already. `items` are all of what `message` names only
+  /// the first few of.
+  void warn(const std::string& message, const std::vector<std::string>& items = {});
   /// Says what is allowed but hardly meant.
   void warn_of_options(int threads);
   void warn_of_lora_words();
