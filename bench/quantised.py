@@ -8,18 +8,15 @@ import json
 import os
 import statistics
 import struct
-import subprocess
-import sys
 import tempfile
 
 import torch
 from safetensors.torch import load_file, save_file
 
 import bounds
+from models import write_quantised, write_random
 from workers import AS_ATELIER, Worker, environment
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-RANDOM_MODEL = os.path.join(HERE, os.pardir, "tools", "random_model.py")
 SD_INPUTS = {"sample": [2, 4, 64, 64], "context": [2, 77, 768]}
 FLUX_INPUTS = {"sample": [1, 16, 64, 64], "context": [1, 256, 4096], "vector": [1, 768]}  # 1024 image tokens
 FLUX_BLOCKS = "2,4"  # double and single ones; real widths
@@ -28,19 +25,16 @@ ROUNDS, STRENGTH_ROUNDS = 7, 3
 
 
 def write_models(args, program):
-    """Random models and what `atelier quantize` makes of them, once. Paths by name."""
+    """Random models, once, and what `atelier quantize` makes of them now. Paths by name."""
     folder = os.path.dirname(args.cache)
     paths = {name: os.path.join(folder, file) for name, file in (
         ("sd15", "sd15_f16.safetensors"), ("sd15 Q8_0", "sd15_q8_0.gguf"), ("sd15 Q4_K", "sd15_q4_k.gguf"),
         ("flux", "flux_bf16.safetensors"), ("flux Q4_K", "flux_q4_k.gguf"))}
-    made = lambda name, *words: os.path.exists(paths[name]) or subprocess.run(
-        [*words], check=True, stdout=subprocess.DEVNULL, env=environment())
-    made("sd15", sys.executable, RANDOM_MODEL, "sd15", paths["sd15"], "--dtype", "f16")
-    made("flux", sys.executable, RANDOM_MODEL, "flux", paths["flux"], "--dtype", "bf16", "--depth", FLUX_BLOCKS,
-         "--part", "transformer")
+    write_random(paths["sd15"], "sd15", "--dtype", "f16")
+    write_random(paths["flux"], "flux", "--dtype", "bf16", "--depth", FLUX_BLOCKS, "--part", "transformer")
     for source, kind, target in (("sd15", "Q8_0", "sd15 Q8_0"), ("sd15", "Q4_K_S", "sd15 Q4_K"),
                                  ("flux", "Q4_K_S", "flux Q4_K")):
-        made(target, program, "quantize", paths[source], paths[target], "--type", kind)
+        write_quantised(program, paths[source], paths[target], kind)
     return paths
 
 

@@ -25,6 +25,7 @@ import decoders
 import quantised
 import quantising
 import whole_run
+from models import write_random
 from rows import Rows, cpu_flags
 from workers import AS_ATELIER, Worker, WorkerError, environment
 
@@ -136,7 +137,7 @@ def measure_decoding(rows, args):
 
 def measure_whole_runs(rows, args):
     program, model = os.path.join(args.bin, "atelier"), args.cache + ".safetensors"
-    whole_run.write_model(model)
+    write_random(model, "sd15")
     whole_run.measure(rows, program, model, args.dtypes[-1])
     for dtype in args.dtypes:
         whole_run.same_bytes(rows, program, model, dtype)

@@ -12,7 +12,6 @@ import os
 import statistics
 import struct
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -20,19 +19,12 @@ import time
 from bounds import LARGEST, WEIGHTS
 from workers import environment
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROMPT = "a lighthouse on a cliff above the sea, evening light"
 # What a run without an init image needs of the file: text encoder, UNet, decoder.
 PARTS = [("cond_stage_model.",), ("model.diffusion_model.",),
          ("first_stage_model.decoder.", "first_stage_model.post_quant_conv.")]
 ELEMENT = {"bf16": 2, "fp32": 4}
 STEPS, RUNS = 4, 3
-
-
-def write_model(path):
-    if not os.path.exists(path):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        subprocess.run([sys.executable, os.path.join(ROOT, "tools", "random_model.py"), "sd15", path], check=True)
 
 
 def into_page_cache(path):
