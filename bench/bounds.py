@@ -26,7 +26,7 @@ OTHERS = ("Q4_1", "Q5_0", "Q5_1", "Q8_1", "Q2_K", "Q3_K", "Q5_K", "Q6_K", "Q8_K"
           "BF16")
 UNET, SMALL, VAE = "UNet SD1.5 512x512 CFG", "UNet SD1.5 256x256 CFG", "VAE decode 512x512"
 ERROR = ": error against fp32"
-FLOATS, ANEW, NO_LORA = "fp16 file", ", prepared anew", "no LoRA"
+FLOATS, ANEW, NO_LORA, MERGED = "fp16 file", ", prepared anew", "no LoRA", "merged weights"
 INT8 = "Q8_0 --int8"
 STREAMING = "stored weights + 2 prepared + activations"
 FLUX_STEP, STRENGTH = "FLUX.1 blocks Q4_K, 1024 image tokens,", "another LoRA strength, 2 GB model"
@@ -56,6 +56,7 @@ BOUNDS = [
     *(Bound(f"{UNET} {kind}{ANEW}: peak memory", "bf16", STREAMING, "ratio", 1.0) for kind in ("Q8_0", "Q4_K")),
     Bound(f"{UNET} {INT8}", "bf16", FLOATS, "ratio", 0.95, 0.85),
     Bound(f"{UNET} {INT8}: difference from Q8_0", "bf16", "none", "ours", 0.05),
+    *(Bound(f"FLUX.1 Q4_K, {some}{ERROR}", "bf16", MERGED, "ratio", 1.1, 1.02) for some in ("1 LoRA", "4 LoRAs")),
     Bound(f"{FLUX_STEP} 1 LoRA", "bf16", NO_LORA, "ratio", 1.03, 1.01),
     Bound(f"{FLUX_STEP} 4 LoRAs", "bf16", NO_LORA, "ratio", 1.08, 1.04),
     Bound(STRENGTH, "bf16", "none", "ours", 1.5, 0.5),
