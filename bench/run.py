@@ -127,6 +127,7 @@ def measure_decoding(rows, args):
         command = [os.path.join(args.bin, "decode_bench"), "--json", "--threads", str(args.threads), *options]
         return {line["name"]: line for line in json.loads(subprocess.run(
             command, check=True, stdout=subprocess.PIPE, text=True, env=environment()).stdout)}
+    decoders.check(os.path.join(args.bin, "atelier"))
     for name, line in ours().items():
         rows.add(name, line["unit"], "more", line["ours"], line["peer"], line["peer_name"], line["dtype"])
     for kind, peer, rate in decoders.rates():
@@ -180,7 +181,7 @@ def main():
         if not args.only or args.only.lower() in name.lower():
             try:
                 measure(rows)
-            except (WorkerError, RuntimeError, OSError, subprocess.CalledProcessError) as problem:
+            except (WorkerError, RuntimeError, ValueError, OSError, subprocess.CalledProcessError) as problem:
                 rows.error(f"{name}: {problem}")
     bounds.print_verdicts(rows.rows, unmeasured=not args.only)
     if not args.only and not rows.wrong:
