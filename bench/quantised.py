@@ -13,11 +13,10 @@ import torch
 import bounds
 import loras
 from loras import FLUX_INPUTS, STRENGTH
-from models import write_quantised, write_random
+from models import write_flux, write_quantised, write_random
 from workers import distance, engines, write_inputs
 
 SD_INPUTS = {"sample": [2, 4, 64, 64], "context": [2, 77, 768]}
-FLUX_BLOCKS = "2,4"  # double and single ones; real widths
 LORAS = 4
 ROUNDS, STRENGTH_ROUNDS = 7, 3
 
@@ -27,9 +26,9 @@ def write_models(args, program):
     folder = os.path.dirname(args.cache)
     paths = {name: os.path.join(folder, file) for name, file in (
         ("sd15", "sd15_f16.safetensors"), ("sd15 Q8_0", "sd15_q8_0.gguf"), ("sd15 Q4_K", "sd15_q4_k.gguf"),
-        ("flux", "flux_bf16.safetensors"), ("flux Q4_K", "flux_q4_k.gguf"))}
+        ("flux Q4_K", "flux_q4_k.gguf"))}
     write_random(paths["sd15"], "sd15", "--dtype", "f16")
-    write_random(paths["flux"], "flux", "--dtype", "bf16", "--depth", FLUX_BLOCKS, "--part", "transformer")
+    paths["flux"] = write_flux(folder, "transformer")
     for source, kind, target in (("sd15", "Q8_0", "sd15 Q8_0"), ("sd15", "Q4_K_S", "sd15 Q4_K"),
                                  ("flux", "Q4_K_S", "flux Q4_K")):
         write_quantised(program, paths[source], paths[target], kind)

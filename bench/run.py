@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 import bounds
 import decoders
+import flux_run
 import quantised
 import quantising
 import whole_run
@@ -160,6 +161,7 @@ def measures(args):
     yield "quantised", lambda rows: quantised.measure(rows, args)
     yield "quantise", lambda rows: quantising.measure(rows, os.path.join(args.bin, "atelier"), args.threads,
                                                       os.path.dirname(args.cache))
+    yield "FLUX run", lambda rows: flux_run.measure(rows, args)
     yield "whole run", lambda rows: measure_whole_runs(rows, args)
 
 
