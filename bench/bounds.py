@@ -22,14 +22,15 @@ class Bound(NamedTuple):
 EAGER, OPENVINO, ATEN = "PyTorch eager", "OpenVINO", "ATen"
 MEMCPY = "memcpy"
 OTHERS = ("Q4_1", "Q5_0", "Q5_1", "Q8_1", "Q2_K", "Q3_K", "Q5_K", "Q6_K", "Q8_K", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS",
-          "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4", "NF4", "FP4", "F64", "F32", "F16",
-          "BF16")
+          "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4", "NF4", "FP4",
+          "NF4, nested scales", "FP4, nested scales", "F64", "F32", "F16", "BF16")
 UNET, SMALL, VAE = "UNet SD1.5 512x512 CFG", "UNet SD1.5 256x256 CFG", "VAE decode 512x512"
 ERROR = ": error against fp32"
-FLOATS, ANEW, NO_LORA = "fp16 file", ", prepared anew", "no LoRA"
+FLOATS, ANEW, NO_LORA, MERGED = "fp16 file", ", prepared anew", "no LoRA", "merged weights"
 INT8 = "Q8_0 --int8"
 STREAMING = "stored weights + 2 prepared + activations"
 FLUX_STEP, STRENGTH = "FLUX.1 blocks Q4_K, 1024 image tokens,", "another LoRA strength, 2 GB model"
+FLUX_RUN = "FLUX.1 512x512 Q4_K_M"
 WEIGHTS = "weights in compute dtype + activations"
 LARGEST = "largest part in compute dtype + activations"
 BOUNDS = [
@@ -56,8 +57,10 @@ BOUNDS = [
     *(Bound(f"{UNET} {kind}{ANEW}: peak memory", "bf16", STREAMING, "ratio", 1.0) for kind in ("Q8_0", "Q4_K")),
     Bound(f"{UNET} {INT8}", "bf16", FLOATS, "ratio", 0.95, 0.85),
     Bound(f"{UNET} {INT8}: difference from Q8_0", "bf16", "none", "ours", 0.05),
+    *(Bound(f"FLUX.1 Q4_K, {some}{ERROR}", "bf16", MERGED, "ratio", 1.1, 1.02) for some in ("1 LoRA", "4 LoRAs")),
     Bound(f"{FLUX_STEP} 1 LoRA", "bf16", NO_LORA, "ratio", 1.03, 1.01),
     Bound(f"{FLUX_STEP} 4 LoRAs", "bf16", NO_LORA, "ratio", 1.08, 1.04),
+    Bound(f"{FLUX_RUN}, 2 LoRAs: step", "bf16", NO_LORA, "ratio", 1.05, 1.03),
     Bound(STRENGTH, "bf16", "none", "ours", 1.5, 0.5),
     Bound("quantise 2 GB fp16 to Q4_K", "fp16", "reading and writing the bytes", "ratio", 6, 3),
     Bound("whole run 512x512: peak memory", "bf16", WEIGHTS, "ratio", 1.35, 1.2),

@@ -2,21 +2,24 @@
 //
 //   decode_bench [--json] [--threads N] [--rounds N] [--megabytes N] [--only TEXT]
 //
-// Each encoding's result is compared with the plain decoder's, bit for bit, before anything is
-// timed; a wrong one ends the program with exit code 1. Decoder and memcpy take turns, on as many
-// threads each; figures are medians in GB/s of output. Prints a table, or with --json a list of
-// {name, unit, ours, peer, peer_name, dtype, isa}.
+// Weights are decoded as the engine reads them: NF4 and FP4 under scales of blocks, which are fp32
+// or encoded themselves. Before anything is timed, each result is compared, bit for bit, with the
+// plain decoder's fp32, scaled and rounded here; a wrong one ends the program with exit code 1.
+// Decoder and memcpy take turns, on as many threads each; figures are medians in GB/s of output.
+// Prints a table, or with --json a list of {name, unit, ours, peer, peer_name, dtype, isa}.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstring>
 #include <iostream>
+#include <memory>
 #include <random>
 
 #include "base/error.h"
 #include "base/json.h"
 #include "quant/codec/codec.h"
+#include "quant/codec/float_codes.h"
 #include "quant/codec/tables.h"
 #include "timing.h"
 
@@ -43,33 +46,115 @@ std::vector<std::byte> tame_bytes(size_t count) {
   return bytes;
 }
 
-/// The first million elements by the table in use and by the plain one.
-void check(const EncodingTraits& row, std::span<const std::byte> bytes, int64_t elements) {
-  const EncodingInfo& info = encoding_info(row.encoding);
-  const int64_t some =
-      std::min<int64_t>(elements, 1 << 20) / info.block_elements * info.block_elements;
-  for (const EncodingTraits& plain : codec_tables().front().decoders) {
-    if (plain.encoding != row.encoding) continue;
-    std::vector<std::byte> quick(static_cast<size_t>(some) * 2), slow(quick.size());
-    row.decode[static_cast<size_t>(Number::bf16)](bytes.data(), some, quick.data());
-    plain.decode[static_cast<size_t>(Number::bf16)](bytes.data(), some, slow.data());
-    if (quick != slow)
+/// The scales of a tensor as bitsandbytes makes them: fp32 for every block of codes, or codes of 8
+/// bits that have a table, an offset and such scales themselves.
+class BlockScales {
+ public:
+  BlockScales(int64_t elements, bool nested) {
+    std::mt19937 random(2);
+    std::uniform_real_distribution<float> magnitude(0.02F, 0.1F);
+    const auto blocks = static_cast<size_t>((elements + kBlock - 1) / kBlock);
+    scales_.resize(nested ? (blocks + kNestedBlock - 1) / kNestedBlock : blocks);
+    for (float& scale : scales_) scale = magnitude(random);
+    if (!nested) return;
+    for (int code = 0; code < 256; ++code)
+      table_.push_back((static_cast<float>(code) - 127.5F) / 255);
+    codes_.resize(blocks);
+    for (std::byte& code : codes_) code = static_cast<std::byte>(random() & 0xff);
+  }
+
+  /// As range.cpp has it, computed another way.
+  float of_element(size_t index) const {
+    const size_t block = index / kBlock;
+    if (codes_.empty()) return scales_[block];
+    // A product in double is exact: rounding it is a step that no compiler joins with the sum.
+    const double product = static_cast<double>(table_[static_cast<size_t>(codes_[block])]) *
+                           static_cast<double>(scales_[block / kNestedBlock]);
+    return static_cast<float>(product) + kOffset;
+  }
+
+  std::shared_ptr<const Scaling> scaling(int64_t elements) const {
+    const std::span scales = std::as_bytes(std::span(scales_));
+    Scaling scaling{
+        .name = "absmax", .scales = scales, .columns = elements, .tile_columns = kBlock};
+    if (!codes_.empty()) {
+      scaling.nested = NestedScales{.table = std::as_bytes(std::span(table_)),
+                                    .scales = scales,
+                                    .block = kNestedBlock,
+                                    .offset = kOffset};
+      scaling.scales = codes_;
+      scaling.encoding = Encoding::u8;
+    }
+    return std::make_shared<const Scaling>(std::move(scaling));
+  }
+
+ private:
+  static constexpr int64_t kBlock = 64, kNestedBlock = 256;
+  static constexpr float kOffset = 0.05F;
+  std::vector<float> scales_, table_;
+  std::vector<std::byte> codes_;
+};
+
+/// What is measured: an encoding, and the scales it has beside it.
+struct Subject {
+  Encoding encoding;
+  enum { no_scales, scales, nested_scales } kind = no_scales;
+  std::string name() const {
+    return fmt::format("{}{}", encoding_info(encoding).name,
+                       kind == nested_scales ? ", nested scales" : "");
+  }
+};
+
+std::vector<Subject> subjects() {
+  std::vector<Subject> all;
+  for (const EncodingTraits& row : codec_tables().back().decoders) {
+    const bool scaled = row.encoding == Encoding::nf4 || row.encoding == Encoding::fp4;
+    all.push_back({row.encoding, scaled ? Subject::scales : Subject::no_scales});
+    if (scaled) all.push_back({row.encoding, Subject::nested_scales});
+  }
+  return all;
+}
+
+/// The first million elements by the table in use, and by the plain one in fp32.
+void check(const TensorInfo& info, std::span<const std::byte> bytes, const BlockScales& scales,
+           std::string_view name) {
+  const int64_t block = encoding_info(info.encoding).block_elements;
+  const int64_t some = std::min<int64_t>(info.elements(), 1 << 20) / block * block;
+  const auto plain =
+      std::ranges::find(codec_tables().front().decoders, info.encoding, &EncodingTraits::encoding);
+  std::vector<float> wanted(static_cast<size_t>(some));
+  plain->decode[static_cast<size_t>(Number::f32)](bytes.data(), some, wanted.data());
+  std::vector<uint16_t> found(wanted.size());
+  decode_range(bytes, info, 0, Number::bf16, std::as_writable_bytes(std::span(found)),
+               SerialParallel(), name);
+  for (size_t i = 0; i < found.size(); ++i) {
+    const float number = info.scaling ? wanted[i] * scales.of_element(i) : wanted[i];
+    if (found[i] != float_to_bfloat16(number))
       throw Error(ErrorCode::mismatch,
-                  {.subject = std::string(info.name), .expected = "the plain decoder's bits"});
+                  {.subject = fmt::format("{}, element {}", name, i),
+                   .expected = fmt::format("{:04x}", float_to_bfloat16(number)),
+                   .found = fmt::format("{:04x}", found[i])});
   }
 }
 
-Json measure(const EncodingTraits& row, std::span<const std::byte> source, std::span<std::byte> out,
+Json measure(const Subject& subject, std::span<const std::byte> source, std::span<std::byte> out,
              const Options& options) {
-  const EncodingInfo& info = encoding_info(row.encoding);
+  const EncodingInfo& encoding = encoding_info(subject.encoding);
+  const std::string name = subject.name();
   const int64_t elements =
-      static_cast<int64_t>(out.size()) / 2 / info.block_elements * info.block_elements;
+      static_cast<int64_t>(out.size()) / 2 / encoding.block_elements * encoding.block_elements;
   const auto bytes =
-      source.first(static_cast<size_t>(elements / info.block_elements * info.block_bytes));
+      source.first(static_cast<size_t>(elements / encoding.block_elements * encoding.block_bytes));
+  const BlockScales scales(elements, subject.kind == Subject::nested_scales);
+  const TensorInfo info{
+      .shape = {elements},
+      .encoding = subject.encoding,
+      .size = bytes.size(),
+      .scaling = subject.kind == Subject::no_scales ? nullptr : scales.scaling(elements)};
   const auto to = out.first(static_cast<size_t>(elements) * 2);
-  check(row, bytes, elements);
+  check(info, bytes, scales, name);
   const SpawnParallel parallel(options.threads);
-  const auto decoding = [&] { decode(bytes, row.encoding, Number::bf16, to, parallel, info.name); };
+  const auto decoding = [&] { decode_range(bytes, info, 0, Number::bf16, to, parallel, name); };
   const auto copying = [&] {
     parallel_for(parallel, options.threads, [&](int64_t begin, int64_t end) {
       const size_t share = to.size() / static_cast<size_t>(options.threads);
@@ -86,7 +171,7 @@ Json measure(const EncodingTraits& row, std::span<const std::byte> source, std::
     peer.push_back(seconds_of(copying));
   }
   const double gigabytes = static_cast<double>(to.size()) * 1e-9;
-  return {{"name", fmt::format("decode {}", info.name)},
+  return {{"name", "decode " + name},
           {"unit", "GB/s"},
           {"ours", gigabytes / median(ours)},
           {"peer", gigabytes / median(peer)},
@@ -100,12 +185,11 @@ void run(const Options& options) {
   const std::vector<std::byte> source = tame_bytes(size * 4);  // fp64 is the widest
   std::vector<std::byte> out(size);
   Json rows = Json::array();
-  for (const EncodingTraits& row : codec_tables().back().decoders) {
-    const std::string name(encoding_info(row.encoding).name);
-    if (name.find(options.only) == name.npos) continue;
-    const Json measured = measure(row, source, out, options);
+  for (const Subject& subject : subjects()) {
+    if (subject.name().find(options.only) == std::string::npos) continue;
+    const Json measured = measure(subject, source, out, options);
     if (!options.json)
-      fmt::print("{:18} {:7.2f} {:7.2f} {:6.2f}\n", measured["name"].get<std::string>(),
+      fmt::print("{:26} {:7.2f} {:7.2f} {:6.2f}\n", measured["name"].get<std::string>(),
                  measured["ours"].get<double>(), measured["peer"].get<double>(),
                  measured["ours"].get<double>() / measured["peer"].get<double>());
     std::fflush(stdout);

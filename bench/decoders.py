@@ -1,15 +1,22 @@
 """Decoders that the engine's are measured against: the gguf package's, and one of torch operations.
 
 The second works as ComfyUI nodes for GGUF files do: bytes are split, shifted and masked as whole tensors, then scaled.
-Both give fp32, are checked against each other, and return seconds per million elements.
+Both give fp32. The engine is checked against the first, and the second, too.
 """
+import os
+import tempfile
 import time
 
 import gguf
 import numpy as np
 import torch
 from gguf import quants
+from safetensors.numpy import load_file
 
+from models import write_quantised
+
+KINDS = list(quants._type_traits)  # what the package decodes
+ROWS, COLUMNS = 512, 1024  # of each type's tensor that is checked
 ELEMENTS = 3072 * 3072  # a matrix of FLUX.1; both peers go through several tensors of its size
 
 
@@ -127,6 +134,36 @@ def random_blocks(kind):
     return (words & 0x3fff).view(np.uint8)[:, :size].copy()
 
 
+def check(program):
+    """Raises ValueError unless a file of any bytes in each type is to `atelier quantize` what it is to the package."""
+    random = np.random.default_rng(2)
+    with tempfile.TemporaryDirectory() as folder:
+        stored, floats = os.path.join(folder, "blocks.gguf"), os.path.join(folder, "floats.safetensors")
+        writer, tensors = gguf.GGUFWriter(stored, "unknown"), {}
+        for kind in KINDS:
+            elements, size = gguf.GGML_QUANT_SIZES[kind]
+            tensors[kind] = random.integers(0, 256, (ROWS, COLUMNS // elements * size), np.uint8)
+            writer.add_tensor(kind.name, tensors[kind], raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        write_quantised(program, stored, floats, "F32")
+        found = load_file(floats)
+    for kind, blocks in tensors.items():
+        with np.errstate(all="ignore"):  # some scales are infinite or no numbers
+            wanted = quants.dequantize(blocks, kind)
+        if not same(found[kind.name], wanted):
+            raise ValueError(f"the engine and the gguf package decode {kind.name} differently")
+
+
+def same(a, b):
+    """Whether two fp32 arrays have the same bits; those of what is no number do not matter."""
+    numbers = ~np.isnan(b)
+    return (a.shape == b.shape and a.dtype == b.dtype == np.float32 and np.array_equal(numbers, ~np.isnan(a))
+            and np.array_equal(a.view(np.uint32)[numbers], b.view(np.uint32)[numbers]))
+
+
 def best_of(call, times=3):
     seconds = []
     for _ in range(times):
@@ -138,7 +175,7 @@ def best_of(call, times=3):
 
 def rates():
     """(type, peer, elements per second) of every peer; raises ValueError if two peers differ."""
-    for kind in quants._type_traits:
+    for kind in KINDS:
         if kind == gguf.GGMLQuantizationType.BF16:
             continue
         blocks = random_blocks(kind)

@@ -1,101 +1,38 @@
 """Steps with quantised weights: prepared, prepared anew at each use, with LoRAs, and changing a LoRA's strength.
 
 Every variant is a process of the engine, and they take turns call by call. Results are compared before anything
-is timed: a budget must not change a bit, a quantised model must stay near the floats, LoRAs must change it.
+is timed: a budget must not change a bit, a quantised model must stay near the floats, LoRAs must give what merged
+weights give, and a strength that was changed what it gives a model that never had another.
 """
-import contextlib
-import json
 import os
 import statistics
-import struct
-import subprocess
-import sys
 import tempfile
 
 import torch
-from safetensors.torch import load_file, save_file
 
 import bounds
-from workers import AS_ATELIER, Worker, environment
+import loras
+from loras import FLUX_INPUTS, STRENGTH
+from models import write_flux, write_quantised, write_random
+from workers import distance, engines, write_inputs
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-RANDOM_MODEL = os.path.join(HERE, os.pardir, "tools", "random_model.py")
 SD_INPUTS = {"sample": [2, 4, 64, 64], "context": [2, 77, 768]}
-FLUX_INPUTS = {"sample": [1, 16, 64, 64], "context": [1, 256, 4096], "vector": [1, 768]}  # 1024 image tokens
-FLUX_BLOCKS = "2,4"  # double and single ones; real widths
-RANK, LORAS = 32, 4
+LORAS = 4
 ROUNDS, STRENGTH_ROUNDS = 7, 3
 
 
 def write_models(args, program):
-    """Random models and what `atelier quantize` makes of them, once. Paths by name."""
+    """Random models, once, and what `atelier quantize` makes of them now. Paths by name."""
     folder = os.path.dirname(args.cache)
     paths = {name: os.path.join(folder, file) for name, file in (
         ("sd15", "sd15_f16.safetensors"), ("sd15 Q8_0", "sd15_q8_0.gguf"), ("sd15 Q4_K", "sd15_q4_k.gguf"),
-        ("flux", "flux_bf16.safetensors"), ("flux Q4_K", "flux_q4_k.gguf"))}
-    made = lambda name, *words: os.path.exists(paths[name]) or subprocess.run(
-        [*words], check=True, stdout=subprocess.DEVNULL, env=environment())
-    made("sd15", sys.executable, RANDOM_MODEL, "sd15", paths["sd15"], "--dtype", "f16")
-    made("flux", sys.executable, RANDOM_MODEL, "flux", paths["flux"], "--dtype", "bf16", "--depth", FLUX_BLOCKS,
-         "--part", "transformer")
+        ("flux Q4_K", "flux_q4_k.gguf"))}
+    write_random(paths["sd15"], "sd15", "--dtype", "f16")
+    paths["flux"] = write_flux(folder, "transformer")
     for source, kind, target in (("sd15", "Q8_0", "sd15 Q8_0"), ("sd15", "Q4_K_S", "sd15 Q4_K"),
                                  ("flux", "Q4_K_S", "flux Q4_K")):
-        made(target, program, "quantize", paths[source], paths[target], "--type", kind)
+        write_quantised(program, paths[source], paths[target], kind)
     return paths
-
-
-def matrices(path):
-    """{name without ".weight", as the model has it: shape} of a safetensors file's matrices inside blocks."""
-    with open(path, "rb") as file:
-        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-    inside = lambda name: "blocks." in name and name.endswith(".weight")
-    return {name.removeprefix("model.diffusion_model.").removesuffix(".weight"): row["shape"]
-            for name, row in header.items() if inside(name) and len(row["shape"]) == 2}
-
-
-def write_loras(path, folder, count):
-    """LoRAs for every matrix in a model's blocks."""
-    generator, files = torch.Generator().manual_seed(1), []
-    shapes = matrices(path)
-    for i in range(count):
-        tensors = {}
-        for name, (outputs, inputs) in shapes.items():
-            tensors[f"diffusion_model.{name}.lora_A.weight"] = torch.randn(RANK, inputs, generator=generator) / inputs**0.5
-            tensors[f"diffusion_model.{name}.lora_B.weight"] = torch.randn(outputs, RANK, generator=generator) * 0.02
-        files.append(os.path.join(folder, f"lora{i}.safetensors"))
-        save_file({name: tensor.half() for name, tensor in tensors.items()}, files[-1])
-    return files
-
-
-@contextlib.contextmanager
-def engines(args, jobs):
-    """Processes of the engine by name, each with its model loaded."""
-    made = {}
-    try:
-        for name, job in jobs.items():
-            made[name] = Worker(name, [os.path.join(args.bin, "bench_worker")], environment(**AS_ATELIER))
-            made[name].loaded = made[name].ask(op="load", part="unet", dtype="bf16", threads=args.threads, **job)
-        yield made
-    finally:
-        for worker in made.values():
-            worker.close()
-
-
-def write_inputs(folder, shapes, **more):
-    generator = torch.Generator().manual_seed(2)
-    path = os.path.join(folder, "in.safetensors")
-    save_file({**{name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}, **more}, path)
-    return path
-
-
-def results(made, inputs, folder):
-    """The output of each engine."""
-    out = {}
-    for name, worker in made.items():
-        path = os.path.join(folder, "out.safetensors")
-        worker.ask(op="run", input=inputs, output=path)
-        out[name] = load_file(path)["result"]
-    return out
 
 
 def timed(made, inputs, rounds=ROUNDS):
@@ -106,10 +43,6 @@ def timed(made, inputs, rounds=ROUNDS):
             answers[name].append(worker.ask(op="run", input=inputs))
     return ({name: statistics.median(a["seconds"] for a in some) for name, some in answers.items()},
             {name: some[-1]["peak_rss_mb"] for name, some in answers.items()})
-
-
-def distance(a, b):
-    return ((a - b).norm() / b.norm()).item()
 
 
 def step_row(rows, name, seconds, peaks, ours, peer):
@@ -128,7 +61,7 @@ def measure_encodings(rows, args, paths, folder):
         if not made[bounds.INT8].loaded["int8_layers"]:  # this processor has no instructions for it
             made.pop(bounds.INT8).close()
             del jobs[bounds.INT8]
-        found = results(made, inputs, folder)
+        found = {name: worker.result(inputs, folder) for name, worker in made.items()}
         if bounds.INT8 in jobs and not 0 < distance(found[bounds.INT8], found["Q8_0"]) < 0.1:
             rows.error(f"{bounds.INT8} is off by {distance(found[bounds.INT8], found['Q8_0']):.2g}")
         for kind, limit in (("Q8_0", 0.05), ("Q4_K", 0.3)):
@@ -151,13 +84,14 @@ def measure_encodings(rows, args, paths, folder):
 
 
 def measure_loras(rows, args, paths, folder):
-    files = write_loras(paths["flux"], folder, LORAS)
+    loras.check_values(rows, args, LORAS)
+    files = loras.write_loras(paths["flux"], folder, LORAS)
     jobs = {name: {"folder": paths["flux Q4_K"]} for name in (bounds.NO_LORA, "1 LoRA", f"{LORAS} LoRAs")}
     inputs = write_inputs(folder, FLUX_INPUTS, timestep=torch.tensor([0.5]), guidance=torch.tensor([3.5]))
     with engines(args, jobs) as made:
         for name, count in (("1 LoRA", 1), (f"{LORAS} LoRAs", LORAS)):
             made[name].ask(op="loras", files=files[:count])
-        found = results(made, inputs, folder)
+        found = {name: worker.result(inputs, folder) for name, worker in made.items()}
         for name in list(jobs)[1:]:
             if not 1e-3 < distance(found[name], found[bounds.NO_LORA]) < 2:
                 rows.error(f"{name}: changes the result by {distance(found[name], found[bounds.NO_LORA]):.2g}")
@@ -167,11 +101,23 @@ def measure_loras(rows, args, paths, folder):
 
 
 def measure_strength(rows, args, paths, folder):
-    files = write_loras(paths["sd15"], folder, 1)
+    files = loras.write_loras(paths["sd15"], folder, 1)
+    inputs = write_inputs(folder, SD_INPUTS, timestep=torch.tensor([501.0]))
+
+    def result(worker, strength):
+        worker.ask(op="loras", files=files, strength=strength)
+        return worker.result(inputs, folder)
+    with engines(args, {"fp16": {"folder": paths["sd15"]}}) as made:
+        wanted = result(made["fp16"], STRENGTH)
     with engines(args, {"fp16": {"folder": paths["sd15"]}}) as made:
         worker = made["fp16"]
-        worker.ask(op="loras", files=files, strength=1.0)
-        answers = [worker.ask(op="loras", files=files, strength=0.5 + 0.1 * i) for i in range(STRENGTH_ROUNDS)]
+        before, after = result(worker, 1.0), result(worker, STRENGTH)
+        if not torch.equal(after, wanted):
+            rows.error("another LoRA strength gives other bits than the same strength from the start")
+        if not distance(after, before) > 1e-3:
+            rows.error(f"another LoRA strength changes the result by {distance(after, before):.2g}")
+        answers = [worker.ask(op="loras", files=files, strength=STRENGTH - 0.1 * (i + 1))
+                   for i in range(STRENGTH_ROUNDS)]
     rows.add(bounds.STRENGTH, "s", "less", statistics.median(a["seconds"] for a in answers), None, "none", "bf16",
              peak_rss_mb=answers[-1]["peak_rss_mb"])
 

@@ -22,9 +22,11 @@ from safetensors.torch import load_file, save_file
 
 import bounds
 import decoders
+import flux_run
 import quantised
 import quantising
 import whole_run
+from models import write_random
 from rows import Rows, cpu_flags
 from workers import AS_ATELIER, Worker, WorkerError, environment
 
@@ -126,6 +128,7 @@ def measure_decoding(rows, args):
         command = [os.path.join(args.bin, "decode_bench"), "--json", "--threads", str(args.threads), *options]
         return {line["name"]: line for line in json.loads(subprocess.run(
             command, check=True, stdout=subprocess.PIPE, text=True, env=environment()).stdout)}
+    decoders.check(os.path.join(args.bin, "atelier"))
     for name, line in ours().items():
         rows.add(name, line["unit"], "more", line["ours"], line["peer"], line["peer_name"], line["dtype"])
     for kind, peer, rate in decoders.rates():
@@ -136,7 +139,7 @@ def measure_decoding(rows, args):
 
 def measure_whole_runs(rows, args):
     program, model = os.path.join(args.bin, "atelier"), args.cache + ".safetensors"
-    whole_run.write_model(model)
+    write_random(model, "sd15")
     whole_run.measure(rows, program, model, args.dtypes[-1])
     for dtype in args.dtypes:
         whole_run.same_bytes(rows, program, model, dtype)
@@ -158,6 +161,7 @@ def measures(args):
     yield "quantised", lambda rows: quantised.measure(rows, args)
     yield "quantise", lambda rows: quantising.measure(rows, os.path.join(args.bin, "atelier"), args.threads,
                                                       os.path.dirname(args.cache))
+    yield "FLUX run", lambda rows: flux_run.measure(rows, args)
     yield "whole run", lambda rows: measure_whole_runs(rows, args)
 
 
@@ -179,7 +183,7 @@ def main():
         if not args.only or args.only.lower() in name.lower():
             try:
                 measure(rows)
-            except (WorkerError, RuntimeError, OSError, subprocess.CalledProcessError) as problem:
+            except (WorkerError, RuntimeError, ValueError, OSError, subprocess.CalledProcessError) as problem:
                 rows.error(f"{name}: {problem}")
     bounds.print_verdicts(rows.rows, unmeasured=not args.only)
     if not args.only and not rows.wrong:

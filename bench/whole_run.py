@@ -12,7 +12,6 @@ import os
 import statistics
 import struct
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -20,19 +19,12 @@ import time
 from bounds import LARGEST, WEIGHTS
 from workers import environment
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROMPT = "a lighthouse on a cliff above the sea, evening light"
 # What a run without an init image needs of the file: text encoder, UNet, decoder.
 PARTS = [("cond_stage_model.",), ("model.diffusion_model.",),
          ("first_stage_model.decoder.", "first_stage_model.post_quant_conv.")]
 ELEMENT = {"bf16": 2, "fp32": 4}
 STEPS, RUNS = 4, 3
-
-
-def write_model(path):
-    if not os.path.exists(path):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        subprocess.run([sys.executable, os.path.join(ROOT, "tools", "random_model.py"), "sd15", path], check=True)
 
 
 def into_page_cache(path):
@@ -52,9 +44,9 @@ def weight_elements(path):
 class Run:
     """One finished process: its events with the seconds since it was started, files and peak memory."""
 
-    def __init__(self, program, model, folder, *words):
+    def __init__(self, program, files, folder, *words):
         picture, latent = os.path.join(folder, "picture.png"), os.path.join(folder, "latent.safetensors")
-        command = [program, "generate", "--model", model, "--prompt", PROMPT, "--seed", "1", "--json", "--overwrite",
+        command = [program, "generate", *files, "--prompt", PROMPT, "--seed", "1", "--json", "--overwrite",
                    "--out", picture, "--save-latent", latent, *map(str, words)]
         self.events, self.peak = [], 0
         begin = time.perf_counter()
@@ -104,8 +96,8 @@ def measure(rows, program, model, dtype):
         runs = []
         for _ in range(RUNS):
             into_page_cache(model)
-            runs.append(Run(program, model, folder, "--width", 512, "--height", 512, "--steps", STEPS, "--cfg", 7,
-                            "--dtype", dtype, "--threads", threads))
+            runs.append(Run(program, ["--model", model], folder, "--width", 512, "--height", 512, "--steps", STEPS,
+                            "--cfg", 7, "--dtype", dtype, "--threads", threads))
     if any(r.digest != runs[0].digest for r in runs):
         rows.error(f"{name} {dtype}: runs differ")
     done = [r.event("done") for r in runs]
@@ -131,8 +123,8 @@ def same_bytes(rows, program, model, dtype):
     """Runs with 2, 2 and 1 threads must write the same latents and pictures."""
     name = "whole run 256x256: files equal for 2, 2 and 1 threads"
     with tempfile.TemporaryDirectory() as folder:
-        digests = [Run(program, model, folder, "--width", 256, "--height", 256, "--steps", 2, "--cfg", 7,
-                       "--dtype", dtype, "--threads", threads).digest for threads in (2, 2, 1)]
+        digests = [Run(program, ["--model", model], folder, "--width", 256, "--height", 256, "--steps", 2,
+                       "--cfg", 7, "--dtype", dtype, "--threads", threads).digest for threads in (2, 2, 1)]
     files = [digest for run in digests for digest in run]
     equal = sum(digest == digests[0][i % 2] for i, digest in enumerate(files))
     rows.add(name, "files", "more", equal, len(files), "all", dtype)
