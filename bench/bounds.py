@@ -22,7 +22,7 @@ class Bound(NamedTuple):
 EAGER, OPENVINO, ATEN = "PyTorch eager", "OpenVINO", "ATen"
 MEMCPY = "memcpy"
 OTHERS = ("Q4_1", "Q5_0", "Q5_1", "Q8_1", "Q2_K", "Q3_K", "Q5_K", "Q6_K", "Q8_K", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS",
-          "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4", "NF4", "FP4",
+          "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS", "TQ1_0", "TQ2_0", "Q1_0", "Q2_0", "MXFP4", "NVFP4", "NF4", "FP4",
           "NF4, nested scales", "FP4, nested scales", "F64", "F32", "F16", "BF16")
 UNET, SMALL, VAE = "UNet SD1.5 512x512 CFG", "UNet SD1.5 256x256 CFG", "VAE decode 512x512"
 ERROR = ": error against fp32"

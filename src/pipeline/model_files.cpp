@@ -104,12 +104,31 @@ std::optional<FoundPart> text_in(const TextPart& part, const Source& source) {
   return {};
 }
 
+/// An encoder that is taken for another, by a piece of a name only it has.
+struct Likeness {
+  std::string_view kind, piece, what;
+};
+constexpr Likeness kLikenesses[] = {
+    {"t5xxl", "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.", "a UMT5"},
+    {"t5xxl", "enc.blk.1.attn_rel_b.", "a UMT5"},
+    {"t5xxl", "encoder.block.0.layer.1.DenseReluDense.wi.", "a T5 of the first version"},
+};
+
+void refuse_likeness(const Source& source, std::string_view kind) {
+  for (const Likeness& row : kLikenesses)
+    for (const auto& [name, info] : source->tensors())
+      if (row.kind == kind && name.find(row.piece) != name.npos)
+        fail(source, fmt::format("holds no text encoder {}: it is {}", kind, row.what),
+             "FLUX.1 takes T5 of version 1.1, the usual t5xxl");
+}
+
 /// The text encoder in a file that must hold this kind; nothing if none is named.
 std::optional<FoundPart> asserted(const TextPart& part, const ModelFiles& files) {
   for (const TextOption& row : kTextOptions) {
     if (row.kind != part.encoder->name || (files.*row.file).empty()) continue;
     const Source source = open_source(files.*row.file);
     if (auto found = text_in(part, source)) return found;
+    refuse_likeness(source, row.kind);
     fail_mixed_up(source, fmt::format("holds no text encoder {}", row.kind), row.option);
   }
   return {};

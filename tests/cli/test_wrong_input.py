@@ -46,6 +46,15 @@ class WrongKinds(Typed):
         self.assert_fails(self.draw("-m", model("tiny"), "--preview", self.folder / "p.png", "--preview-decoder",
                                     model("tiny-flux", "vae")), 1, "TAESD", "it is an autoencoder (VAE)", "--vae")
 
+    def test_other_versions_of_t5_are_named(self):
+        t5 = read_bytes(model("tiny-flux", "t5"))
+        bias = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+        first = {name.replace("DenseReluDense.wi_0", "DenseReluDense.wi"): row for name, row in t5.items() if "wi_1" not in name}
+        for tensors, what in ((t5 | {bias.replace("block.0", "block.1"): t5[bias]}, "a UMT5"), (first, "first version")):
+            result = self.draw("--unet", model("tiny-flux", "transformer"), "--vae", model("tiny-flux", "vae"), "--t5",
+                               self.write("t5.safetensors", tensors), "--clip-l", model("tiny-flux", "clip-l"))
+            self.assert_fails(result, 1, "t5.safetensors", what, "version 1.1")
+
     def test_a_prompt_that_an_encoder_cannot_take_names_its_file(self):
         parts = {"--unet": model("tiny-flux", "transformer"), "--vae": model("tiny-flux", "vae"),
                  "--t5": model("tiny-flux", "t5"), "--clip-l": model("tiny-flux", "clip-l"), "--t5-tokenizer": TOKENIZER}
