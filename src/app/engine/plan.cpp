@@ -21,6 +21,7 @@ namespace atelier {
 namespace {
 
 constexpr double kStrength = 0.75;  // of a run that starts from a picture or a latent
+constexpr double kPreparing = 2.2;  // times as long as reading and writing alone, about
 constexpr double kModelShare = 0.7;  // of a lone layer's speed that a whole model reaches, about
 
 std::optional<at::ScalarType> chosen(const std::string& own, const std::string& common,
@@ -130,8 +131,8 @@ double call_seconds(double operations, const Compute& compute, const Residency::
   const auto stored = static_cast<double>(weights.stored.count());
   const double kept = static_cast<double>(stay.prepared.count());
   const double anew = prepared > 0 ? std::max(0.0, 1 - kept / prepared) : 0;
-  const double traffic =
-      static_cast<double>(weights.as_stored.count()) + prepared + anew * (stored + 2 * prepared);
+  const double traffic = static_cast<double>(weights.as_stored.count()) + prepared +
+                         kPreparing * anew * (stored + 2 * prepared);
   return operations / (kModelShare * operations_per_second(compute)) + traffic / bytes_per_second();
 }
 
