@@ -19,6 +19,8 @@ namespace {
 
 constexpr int64_t kGrain = 1 << 16;  // elements of a task at least
 constexpr int64_t kPiece = 1 << 12;  // elements that go through the first cache at a time
+// The same of the widest numbers, for which reading on counts more than the cache.
+constexpr int64_t kWidePiece = 1 << 14;
 constexpr size_t kLarge = 32 << 20;  // bytes of output that no cache is going to keep
 
 // Copies to memory past the caches, which need not read what is overwritten.
@@ -34,9 +36,10 @@ void copy_past_caches(std::byte* to, const std::byte* from, size_t bytes) {
 // What `run` makes of `elements` elements, piece by piece; `to` is aligned to 16 bytes.
 void decode_past_caches(DecodeRun run, const EncodingInfo& info, int64_t width,
                         const std::byte* from, int64_t elements, std::byte* to) {
-  alignas(64) std::byte piece[kPiece * sizeof(float)];
-  for (int64_t at = 0; at < elements; at += kPiece) {
-    const int64_t count = std::min(kPiece, elements - at);
+  alignas(64) std::byte piece[kWidePiece * sizeof(float)];
+  const int64_t most = info.block_bytes < 8 * info.block_elements ? kPiece : kWidePiece;
+  for (int64_t at = 0; at < elements; at += most) {
+    const int64_t count = std::min(most, elements - at);
     run(from + at / info.block_elements * info.block_bytes, count, piece);
     copy_past_caches(to + at * width, piece, static_cast<size_t>(count * width));
   }
