@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <iterator>
+#include <optional>
+#include <utility>
 
 namespace atelier {
 namespace {
@@ -55,6 +57,18 @@ size_t Intervals::remove(size_t begin, size_t size) {
   return removed;
 }
 
+size_t Intervals::within(size_t begin, size_t size) const {
+  const size_t end = begin + size;
+  size_t bytes = 0;
+  auto it = sizes_.upper_bound(begin);
+  if (it != sizes_.begin()) --it;
+  for (; it != sizes_.end() && it->first < end; ++it) {
+    const size_t from = std::max(it->first, begin), to = std::min(it->first + it->second, end);
+    if (from < to) bytes += to - from;
+  }
+  return bytes;
+}
+
 Arena::Arena(size_t addresses, size_t most) : size_(addresses), most_(most) {
   while (size_ >= kLeast) {
     void* const range = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE,
@@ -81,12 +95,18 @@ void* Arena::allocate(size_t bytes) {
   const size_t size = std::max(kUnit, (bytes + kUnit - 1) / kUnit * kUnit);
   const std::lock_guard lock(mutex_);
   if (used_ > most_ || size > most_ - used_) return nullptr;
-  const auto& all = free_.all();
-  auto best = all.end();
-  for (auto it = all.begin(); it != all.end(); ++it)
-    if (it->second >= size && (best == all.end() || it->second < best->second)) best = it;
-  if (best == all.end()) return nullptr;
-  const size_t begin = best->first;
+  // Where most pages are kept already, else where least is left over.
+  std::optional<size_t> best;
+  std::pair<size_t, size_t> best_cost;
+  for (const auto& [first, bytes_free] : free_.all()) {
+    if (bytes_free < size) continue;
+    const std::pair cost{size - kept_.within(first, size), bytes_free};
+    if (best && cost >= best_cost) continue;
+    best = first;
+    best_cost = cost;
+  }
+  if (!best) return nullptr;
+  const size_t begin = *best;
   blocks_.emplace(begin, size);
   free_.remove(begin, size);
   kept_bytes_ -= kept_.remove(begin, size);

@@ -15,17 +15,19 @@ class Intervals {
   void add(size_t begin, size_t size);
   /// Takes [begin, begin + size) out, as far as it is there; returns how much was.
   size_t remove(size_t begin, size_t size);
+  /// How much of [begin, begin + size) is there.
+  size_t within(size_t begin, size_t size) const;
   const std::map<size_t, size_t>& all() const { return sizes_; }
 
  private:
   std::map<size_t, size_t> sizes_;  // by their begin
 };
 
-/// Blocks in one range of addresses. A block goes where it fits best, neighbours that are free are
-/// one, and pages of free blocks stay for the next as long as all pages together are no more than
-/// the most that was ever in use at once: what a run takes is what its blocks need, not what a heap
-/// breaks into, and hardly anything is faulted in anew from one step to the next. Asks for huge
-/// pages. Thread-safe.
+/// Blocks in one range of addresses. A block goes where most of its pages are there already, and
+/// else where it fits best; neighbours that are free are one, and pages of free blocks stay for the
+/// next as long as all pages together are no more than the most that was ever in use at once: what
+/// a run takes is what its blocks need, not what a heap breaks into, and hardly anything is faulted
+/// in anew from one step to the next. Asks for huge pages. Thread-safe.
 class Arena {
  public:
   /// Reserves so many bytes of addresses, which take no memory, or as many as it can get; blocks

@@ -33,6 +33,17 @@ TEST(Intervals, NeighboursBecomeOne) {
   EXPECT_EQ(set.all(), (Sizes{{0, 9}, {10, 15}}));
 }
 
+TEST(Intervals, KnowHowMuchOfARangeTheyHold) {
+  Intervals some;
+  some.add(10, 10);
+  some.add(30, 10);
+  EXPECT_EQ(some.within(0, 10), 0U);
+  EXPECT_EQ(some.within(12, 3), 3U);
+  EXPECT_EQ(some.within(15, 20), 10U);
+  EXPECT_EQ(some.within(0, 100), 20U);
+  EXPECT_EQ(some.within(40, 5), 0U);
+}
+
 TEST(Intervals, AnyPartIsTakenOut) {
   Intervals set;
   set.add(10, 10);
@@ -98,6 +109,24 @@ TEST(Arena, KeepsPagesForTheNextBlockUntilTrimmed) {
   arena.trim();
   EXPECT_EQ(arena.kept(), 0U);
   EXPECT_LT(resident(), full - 60 * kMiB);
+}
+
+TEST(Arena, TakesPagesThatAreThereRatherThanAPlaceThatFitsBetter) {
+  Arena arena(256 * kMiB);
+  void* const wide = arena.allocate(10 * kMiB);
+  void* const between = arena.allocate(kMiB);
+  void* const narrow = arena.allocate(6 * kMiB);
+  void* const after = arena.allocate(kMiB);
+  arena.free(narrow);
+  arena.free(wide);
+  arena.trim();
+  EXPECT_EQ(arena.allocate(10 * kMiB), wide);
+  arena.free(wide);
+  EXPECT_EQ(arena.kept(), 10 * kMiB);
+  void* const block = arena.allocate(6 * kMiB);
+  EXPECT_EQ(block, wide);
+  EXPECT_EQ(arena.kept(), 4 * kMiB);
+  for (void* const each : {block, between, after}) arena.free(each);
 }
 
 // Blocks of growing size, one always in use beside the next, break a heap into pieces.

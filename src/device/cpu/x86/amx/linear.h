@@ -16,6 +16,7 @@ constexpr int64_t kRowBytes = 832 << 10;  // of a chunk of the rows per task
 constexpr int64_t kPanelBytes = 768 << 10;  // of panels a shallow layer passes along a row
 constexpr int64_t kShallow = 24;  // steps up to which a layer is shallow
 constexpr int64_t kMostBlocks = 32;  // per task
+constexpr int64_t kCopiedSteps = 16;  // of all rows of a block before the next
 constexpr int64_t kSplitBlocks = 16;  // per task where rows are split into parts
 
 /// Copies steps [begin, end) of a range of up to 32 rows as tiles [step][part][2 halves][16][32];
@@ -24,19 +25,23 @@ constexpr int64_t kSplitBlocks = 16;  // per task where rows are split into part
 template <class T>
 void copy_range(const InputRange& range, int64_t begin, int64_t end, const T* x, int64_t stride,
                 int64_t present, char* to) {
-  to += (range.first_step + begin) * kStepBytes<T>;
-  for (int64_t row = 0; row < kBlockRows; ++row, x += stride) {
-    char* at = to + row / 16 * kTileBytes + row % 16 * kTileWidth * 2;
-    for (int64_t step = begin; step < end; ++step, at += kStepBytes<T>) {
-      const int64_t k = step * kTileWidth, left = row < present ? range.inputs - k : 0;
-      __m512i parts[kParts<T>];
-      if constexpr (kParts<T> == 1) {
-        parts[0] = load_words(x + k, left);
-      } else {
-        split<T>(x + (left > 0 ? k : 0), left, parts);
-      }
-      for (int part = 0; part < kParts<T>; ++part) {
-        _mm512_store_si512(at + part * 2 * kTileBytes, parts[part]);
+  to += range.first_step * kStepBytes<T>;
+  for (int64_t from = begin; from < end; from += kCopiedSteps) {
+    const int64_t to_step = min64(from + kCopiedSteps, end);
+    for (int64_t row = 0; row < kBlockRows; ++row) {
+      const T* const numbers = x + row * stride;
+      char* const at = to + row / 16 * kTileBytes + row % 16 * kTileWidth * 2;
+      for (int64_t step = from; step < to_step; ++step) {
+        const int64_t k = step * kTileWidth, left = row < present ? range.inputs - k : 0;
+        __m512i parts[kParts<T>];
+        if constexpr (kParts<T> == 1) {
+          parts[0] = load_words(numbers + k, left);
+        } else {
+          split<T>(numbers + (left > 0 ? k : 0), left, parts);
+        }
+        for (int part = 0; part < kParts<T>; ++part) {
+          _mm512_store_si512(at + step * kStepBytes<T> + part * 2 * kTileBytes, parts[part]);
+        }
       }
     }
   }
@@ -145,6 +150,11 @@ struct LinearMemory {
   }
 };
 
+/// Brings `bytes` from `p` on into the second cache.
+ATELIER_INLINE void fetch(const char* p, int64_t bytes) {
+  for (const char* const end = p + bytes; p < end; p += 64) _mm_prefetch(p, _MM_HINT_T1);
+}
+
 /// Some blocks of rows, copied one after another to where products read them.
 template <class N>
 class LinearRows {
@@ -213,14 +223,23 @@ class LinearRows {
         downs[i].out[row] = row < present(i) ? (i * kBlockRows + row) * width : -1;
       }
     }
-    const int64_t chunks = PanelWalk<N>(steps, count, true).chunks;
+    const int64_t chunks = PanelWalk<N>(steps, count, true).chunks, panels = shape_.tail_panels();
+    const auto first_of = [&](int64_t chunk) { return steps * chunk / chunks; };
+    for (int64_t panel = 0; panel < panels; ++panel) {
+      fetch(products.panel(panel), first_of(1) * kStepBytes<N>);
+    }
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-      const int64_t begin = steps * chunk / chunks, end = steps * (chunk + 1) / chunks;
+      const int64_t begin = first_of(chunk), end = first_of(chunk + 1);
+      // While a chunk is multiplied, the panels' next one is brought near.
+      const int64_t next = end * kStepBytes<N>;
+      const int64_t lines =
+          chunk + 1 < chunks ? (first_of(chunk + 2) - end) * kStepBytes<N> / 64 : 0;
+      for (int64_t i = 0; i < count; ++i) copy_main(i, i, begin, end);
       for (int64_t i = 0; i < count; ++i) {
-        copy_main(i, i, begin, end);
-        for (int64_t panel = 0; panel < shape_.tail_panels(); ++panel) {
-          products.run(downs[i], panel, begin, end, sums + (panel * count + i) * kSumBytes, nullptr,
-                       nullptr);
+        for (int64_t panel = 0; panel < panels; ++panel) {
+          const char* const from = products.panel(panel) + next;
+          products.run(downs[i], panel, begin, end, sums + (panel * count + i) * kSumBytes,
+                       from + lines * i / count * 64, from + lines * (i + 1) / count * 64);
         }
       }
     }
@@ -260,14 +279,14 @@ void run_along_rows(const LinearShape& shape, LinearRows<N>& rows, bool kept,
   products.finish();
 }
 
+/// Ranges [part, parts_end) of panels for one of the tasks that rows are cut into.
 template <CpuEpilogue epilogue, class N>
 void run_linear_task(const LinearShape& shape, const LinearTasks<N>& tasks, const CpuLinearRun& run,
-                     int64_t task, char* memory) {
-  const int64_t first_block = task / tasks.panel_tasks * tasks.blocks_per_task;
+                     int64_t rows_task, int64_t part, int64_t parts_end, char* memory) {
+  const int64_t first_block = rows_task * tasks.blocks_per_task;
   const int64_t count = min64(tasks.blocks_per_task, tasks.row_blocks - first_block);
-  const int64_t part = task % tasks.panel_tasks;
   const int64_t first = shape.panels * part / tasks.panel_tasks;
-  const int64_t last = shape.panels * (part + 1) / tasks.panel_tasks;
+  const int64_t last = shape.panels * parts_end / tasks.panel_tasks;
   const LinearMemory<N> parts(shape, tasks);
   char* const sums = memory + parts.copies;
   DepthSteps<N> depth(sums + parts.sums, shape.steps);
@@ -296,8 +315,14 @@ void run_linear_as(const CpuLinear& layer, const CpuLinearRun& run, const Parall
   parallel_for(parallel, tasks.row_tasks * tasks.panel_tasks, [&](int64_t begin, int64_t end) {
     const TileScope tiles;
     const Scratch memory(parts.bytes());
-    for (int64_t i = begin; i < end; ++i) {
-      run_linear_task<epilogue, N>(shape, tasks, run, i, static_cast<char*>(memory.data()));
+    // Ranges of panels that follow one another with the same rows are one, so that rows are copied
+    // and their tails computed once.
+    for (int64_t i = begin; i < end;) {
+      const int64_t rows_task = i / tasks.panel_tasks, all = rows_task * tasks.panel_tasks;
+      const int64_t parts_end = min64(tasks.panel_tasks, end - all);
+      run_linear_task<epilogue, N>(shape, tasks, run, rows_task, i - all, parts_end,
+                                   static_cast<char*>(memory.data()));
+      i = all + parts_end;
     }
   });
 }
