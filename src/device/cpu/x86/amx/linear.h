@@ -12,7 +12,7 @@ namespace atelier {
 namespace {
 namespace tiled {
 
-constexpr int64_t kRowBytes = 832 << 10;  // of a chunk of the rows per task
+constexpr int64_t kRowBytes = 1000 << 10;  // of a chunk of the rows per task
 constexpr int64_t kPanelBytes = 768 << 10;  // of panels a shallow layer passes along a row
 constexpr int64_t kShallow = 24;  // steps up to which a layer is shallow
 constexpr int64_t kMostBlocks = 32;  // per task
