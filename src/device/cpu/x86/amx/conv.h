@@ -281,7 +281,7 @@ void run_conv_task(const CpuConv& layer, const TapShape& shape, const CpuConvRun
       {static_cast<T*>(run.y), shape.outputs, run.accumulate});
   multiply_panels(products, ConvMemory<T>::walk(shape, list.count()), blocks, list.count(),
                   shape.panels * part / tasks.panel_tasks,
-                  shape.panels * (part + 1) / tasks.panel_tasks, sums);
+                  shape.panels * (part + 1) / tasks.panel_tasks, sums, [](int64_t, int64_t) {});
 }
 
 bool conv_supported(const CpuConv& layer) {

@@ -271,16 +271,18 @@ struct PanelWalk {
   }
 };
 
-/// Panels [first, last) for `count` blocks of rows. `sums` has room for what `walk` says.
-template <CpuEpilogue epilogue, class N>
+/// Panels [first, last) for `count` blocks of rows. `sums` has room for what `walk` says. Before
+/// steps [begin, end) of the rows are read for the first time, `ready(begin, end)` is called.
+template <CpuEpilogue epilogue, class N, class F>
 void multiply_panels(PanelProducts<epilogue, N>& products, const PanelWalk<N>& walk,
-                     const RowBlock* blocks, int64_t count, int64_t first, int64_t last,
-                     char* sums) {
+                     const RowBlock* blocks, int64_t count, int64_t first, int64_t last, char* sums,
+                     const F& ready) {
   const int64_t steps = products.steps();
   for (int64_t from = first; from < last; from += walk.group) {
     const int64_t to = min64(from + walk.group, last);
     for (int64_t chunk = 0; chunk < walk.chunks; ++chunk) {
       const int64_t begin = steps * chunk / walk.chunks, end = steps * (chunk + 1) / walk.chunks;
+      if (from == first) ready(begin, end);
       for (int64_t panel = from; panel < to; ++panel) {
         // What comes next, about as long as what is at hand.
         const char* next = panel + 1 < to ? products.panel(panel + 1) + begin * kStepBytes<N>

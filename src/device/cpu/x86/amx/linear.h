@@ -2,11 +2,10 @@
 //
 // Shallow layers walk along the rows, so that neighbouring columns of y are written one after
 // another, with a group of panels in the second cache. Deep layers keep a chunk of many blocks of
-// rows there while the panels pass by.
+// rows there while the panels pass by, and copy it just before.
 #pragma once
 
-#include "device/cpu/x86/amx/linear_packing.h"
-#include "device/cpu/x86/simd/quantise.h"
+#include "device/cpu/x86/amx/linear_rows.h"
 
 namespace atelier {
 namespace {
@@ -15,59 +14,7 @@ namespace tiled {
 constexpr int64_t kRowBytes = 1000 << 10;  // of a chunk of the rows per task
 constexpr int64_t kPanelBytes = 768 << 10;  // of panels a shallow layer passes along a row
 constexpr int64_t kShallow = 24;  // steps up to which a layer is shallow
-constexpr int64_t kMostBlocks = 32;  // per task
-constexpr int64_t kCopiedSteps = 16;  // of all rows of a block before the next
 constexpr int64_t kSplitBlocks = 16;  // per task where rows are split into parts
-
-/// Copies steps [begin, end) of a range of up to 32 rows as tiles [step][part][2 halves][16][32];
-/// the rest and what a row lacks to whole tiles become zero. Read where they lie, rows would be
-/// spread over as many pages, and multiplying would wait for their addresses.
-template <class T>
-void copy_range(const InputRange& range, int64_t begin, int64_t end, const T* x, int64_t stride,
-                int64_t present, char* to) {
-  to += range.first_step * kStepBytes<T>;
-  for (int64_t from = begin; from < end; from += kCopiedSteps) {
-    const int64_t to_step = min64(from + kCopiedSteps, end);
-    for (int64_t row = 0; row < kBlockRows; ++row) {
-      const T* const numbers = x + row * stride;
-      char* const at = to + row / 16 * kTileBytes + row % 16 * kTileWidth * 2;
-      for (int64_t step = from; step < to_step; ++step) {
-        const int64_t k = step * kTileWidth, left = row < present ? range.inputs - k : 0;
-        __m512i parts[kParts<T>];
-        if constexpr (kParts<T> == 1) {
-          parts[0] = load_words(numbers + k, left);
-        } else {
-          split<T>(numbers + (left > 0 ? k : 0), left, parts);
-        }
-        for (int part = 0; part < kParts<T>; ++part) {
-          _mm512_store_si512(at + step * kStepBytes<T> + part * 2 * kTileBytes, parts[part]);
-        }
-      }
-    }
-  }
-}
-
-/// The same of rows as 8-bit integers, whose scales go to `scales`.
-template <class T>
-void quantise_rows(const CpuLinearRun& run, const LinearShape& shape, int64_t first, char* to,
-                   float* scales) {
-  const int64_t present = min64(kBlockRows, run.rows - first);
-  const T* x = static_cast<const T*>(run.x) + first * run.x_stride;
-  for (int64_t row = 0; row < kBlockRows; ++row, x += run.x_stride) {
-    char* const at = to + row / 16 * kTileBytes + row % 16 * kTileRowBytes;
-    const auto place = [&](int64_t step) { return at + step * kStepBytes<Quantised<T>>; };
-    scales[row] = 0;
-    if (row < present) {
-      scales[row] = quantise_row(x, shape.main.inputs, 0, [&](int64_t step, Words bytes) {
-        _mm512_store_si512(place(step), bytes);
-      });
-      continue;
-    }
-    for (int64_t step = 0; step < shape.steps; ++step) {
-      _mm512_store_si512(place(step), _mm512_setzero_si512());
-    }
-  }
-}
 
 /// The cut of a layer into tasks: blocks of rows, and ranges of panels where that makes threads
 /// end together.
@@ -117,11 +64,6 @@ struct LinearTasks {
 };
 
 template <class N>
-int64_t block_bytes(const LinearShape& shape) {
-  return shape.steps * kStepBytes<N>;
-}
-
-template <class N>
 int64_t panels_bytes(const LinearShape& shape) {
   return shape.panels * shape.steps * kStepBytes<N>;
 }
@@ -139,122 +81,13 @@ struct LinearMemory {
   int64_t copies, sums, steps, tails;  // bytes of each part
   LinearMemory(const LinearShape& shape, const LinearTasks<N>& tasks)
       : copies(max64(2, tasks.blocks_per_task) * block_bytes<N>(shape)),
-        sums(max64(walk(shape, tasks.blocks_per_task).sum_bytes(tasks.blocks_per_task),
-                   tasks.blocks_per_task * shape.tail_panels() * kSumBytes)),
+        sums(walk(shape, tasks.blocks_per_task).sum_bytes(tasks.blocks_per_task)),
         steps(shape.steps * DepthSteps<N>::kBytes),
-        tails(tasks.blocks_per_task * kBlockRows * shape.tail.inputs * int64_t{sizeof(Stored<N>)}) {
-  }
+        tails(LinearTail<N>::bytes(shape, tasks.blocks_per_task)) {}
   int64_t bytes() const { return copies + sums + steps + tails; }
   static PanelWalk<N> walk(const LinearShape& shape, int64_t count) {
     return {shape.steps, count, true};
   }
-};
-
-/// Brings `bytes` from `p` on into the second cache.
-ATELIER_INLINE void fetch(const char* p, int64_t bytes) {
-  for (const char* const end = p + bytes; p < end; p += 64) _mm_prefetch(p, _MM_HINT_T1);
-}
-
-/// Some blocks of rows, copied one after another to where products read them.
-template <class N>
-class LinearRows {
- public:
-  using T = Stored<N>;
-  /// Rows of `run` from block `first` on.
-  LinearRows(const LinearShape& shape, const CpuLinearRun& run, int64_t first, char* memory)
-      : shape_(shape), run_(run), first_(first), memory_(memory) {}
-
-  const RowBlock& operator[](int64_t place) const { return blocks_[place]; }
-  const RowBlock* blocks() const { return blocks_; }
-
-  /// Block `index` whole, without a tail, to place `place`.
-  void copy(int64_t index, int64_t place) {
-    set(index, place);
-    if constexpr (kQuantised<N>) {
-      quantise_rows<T>(run_, shape_, (first_ + index) * kBlockRows, at(place),
-                       blocks_[place].scales);
-    } else {
-      copy_main(index, place, 0, shape_.main.steps);
-    }
-  }
-
-  /// Blocks [0, count) with their tails, which are computed on the way, while what is copied is in
-  /// the second cache.
-  void copy_all(int64_t count, const DepthSteps<N>& depth, char* sums, char* tails) {
-    if constexpr (!kQuantised<N>) {
-      if (shape_.tail.steps > 0) return copy_with_tails(count, depth, sums, tails);
-    }
-    for (int64_t i = 0; i < count; ++i) copy(i, i);
-  }
-
- private:
-  char* at(int64_t place) const { return memory_ + place * block_bytes<N>(shape_); }
-  int64_t present(int64_t index) const {
-    return min64(kBlockRows, run_.rows - (first_ + index) * kBlockRows);
-  }
-  void set(int64_t index, int64_t place) {
-    RowBlock& block = blocks_[place];
-    block.a = at(place);
-    block.a_half = kTileBytes;
-    block.bias = run_.bias;
-    for (int64_t row = 0; row < kBlockRows; ++row) {
-      const bool exists = row < present(index);
-      block.out[row] = exists ? ((first_ + index) * kBlockRows + row) * run_.y_stride : -1;
-    }
-  }
-  void copy_main(int64_t index, int64_t place, int64_t begin, int64_t end) {
-    const T* x = static_cast<const T*>(run_.x) + (first_ + index) * kBlockRows * run_.x_stride;
-    copy_range(shape_.main, begin, end, x, run_.x_stride, present(index), at(place));
-  }
-  void copy_with_tails(int64_t count, const DepthSteps<N>& depth, char* sums, char* tails) {
-    const int64_t width = shape_.tail.inputs, steps = shape_.main.steps;
-    T* const t = reinterpret_cast<T*>(tails);
-    Depth main = depth.depth(kTileWidth * 2);
-    main.steps = steps;
-    PanelProducts<CpuEpilogue::plain, N> products(main, static_cast<const char*>(run_.down),
-                                                  {t, width, false});
-    RowBlock downs[kMostBlocks];
-    for (int64_t i = 0; i < count; ++i) {
-      set(i, i);
-      downs[i].a = at(i);
-      downs[i].a_half = kTileBytes;
-      downs[i].bias = nullptr;
-      for (int64_t row = 0; row < kBlockRows; ++row) {
-        downs[i].out[row] = row < present(i) ? (i * kBlockRows + row) * width : -1;
-      }
-    }
-    const int64_t chunks = PanelWalk<N>(steps, count, true).chunks, panels = shape_.tail_panels();
-    const auto first_of = [&](int64_t chunk) { return steps * chunk / chunks; };
-    for (int64_t panel = 0; panel < panels; ++panel) {
-      fetch(products.panel(panel), first_of(1) * kStepBytes<N>);
-    }
-    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-      const int64_t begin = first_of(chunk), end = first_of(chunk + 1);
-      // While a chunk is multiplied, the panels' next one is brought near.
-      const int64_t next = end * kStepBytes<N>;
-      const int64_t lines =
-          chunk + 1 < chunks ? (first_of(chunk + 2) - end) * kStepBytes<N> / 64 : 0;
-      for (int64_t i = 0; i < count; ++i) copy_main(i, i, begin, end);
-      for (int64_t i = 0; i < count; ++i) {
-        for (int64_t panel = 0; panel < panels; ++panel) {
-          const char* const from = products.panel(panel) + next;
-          products.run(downs[i], panel, begin, end, sums + (panel * count + i) * kSumBytes,
-                       from + lines * i / count * 64, from + lines * (i + 1) / count * 64);
-        }
-      }
-    }
-    products.finish();
-    for (int64_t i = 0; i < count; ++i) {
-      copy_range(shape_.tail, 0, shape_.tail.steps, t + i * kBlockRows * width, width, present(i),
-                 at(i));
-    }
-  }
-
-  const LinearShape& shape_;
-  const CpuLinearRun& run_;
-  int64_t first_;
-  char* memory_;
-  RowBlock blocks_[kMostBlocks];
 };
 
 /// `count` blocks of rows and panels [first, last) of a shallow layer. Rows lie copied already
@@ -293,18 +126,32 @@ void run_linear_task(const LinearShape& shape, const LinearTasks<N>& tasks, cons
   for (int64_t step = 0; step < shape.steps; ++step) {
     depth.set(step, step * kStepBytes<N>, 2 * kTileBytes);
   }
+  const bool shallow = kParts<N> == 1 && shape.steps <= kShallow;
   PanelProducts<epilogue, N> products(depth.depth(kTileWidth * 2),
                                       static_cast<const char*>(run.packed),
                                       {static_cast<Stored<N>*>(run.y), shape.columns,
                                        run.accumulate, scales_of<N>(shape, run.packed)});
   LinearRows<N> rows(shape, run, first_block, memory);
-  const bool shallow = kParts<N> == 1 && shape.steps <= kShallow;
+  LinearTail<N> tail(shape, run, rows, depth, count, sums + parts.sums + parts.steps);
+  const bool tailed = !kQuantised<N> && shape.tail.steps > 0;
   // Quantised rows and tails take longer to make than to read again.
-  const bool kept = !shallow || kQuantised<N> || shape.tail.steps > 0;
-  if (kept) rows.copy_all(count, depth, sums, sums + parts.sums + parts.steps);
-  if (shallow) return run_along_rows(shape, rows, kept, products, count, first, last, sums);
-  multiply_panels(products, LinearMemory<N>::walk(shape, count), rows.blocks(), count, first, last,
-                  sums);
+  const bool kept = kQuantised<N> || tailed;
+  if (kQuantised<N> || (shallow && kept)) {
+    for (int64_t i = 0; i < count; ++i) rows.copy(i, i);
+  }
+  if (shallow) {
+    if (tailed) tail.run(0, shape.steps);
+    return run_along_rows(shape, rows, kept, products, count, first, last, sums);
+  }
+  multiply_panels(products, LinearMemory<N>::walk(shape, count), rows.blocks(count), count, first,
+                  last, sums, [&](int64_t begin, int64_t end) {
+                    if (kQuantised<N>) return;
+                    if (tailed) tail.fetch(begin, end);
+                    rows.copy_steps(count, begin, end);
+                    if (!tailed) return;
+                    products.finish();
+                    tail.run(begin, end);
+                  });
 }
 
 template <CpuEpilogue epilogue, class N>
