@@ -108,7 +108,8 @@ struct Subject {
 std::vector<Subject> subjects() {
   std::vector<Subject> all;
   for (const EncodingTraits& row : codec_tables().back().decoders) {
-    const bool scaled = row.encoding == Encoding::nf4 || row.encoding == Encoding::fp4;
+    const bool scaled = row.encoding == Encoding::nf4 || row.encoding == Encoding::fp4 ||
+                        row.encoding == Encoding::e2m1;
     all.push_back({row.encoding, scaled ? Subject::scales : Subject::no_scales});
     if (scaled) all.push_back({row.encoding, Subject::nested_scales});
   }

@@ -64,6 +64,10 @@ def write_scaled():
         ("a.comfy_quant", "U8", [len(layout)], layout), ("b.weight", "U8", [4, 6], codes),
         ("b.weight_scale", "BF16", [2, 3], bytes(12)), ("c.weight", "I8", [4, 6], codes), ("c.SCB", "F16", [4], bytes(8))],
         {"_quantization_metadata": '{"layers":{"b":{"format":"float8_e5m2"}}}'}))
+    save("safetensors", "scaled_nvfp4", scaled([
+        ("a.weight", "U8", [2, 16], codes + codes[:8]), ("a.weight_scale", "F8_E4M3", [128, 4], b"\x38" * 512),
+        ("a.weight_scale_2", "F32", [], one), ("b.weight", "F8_E4M3", [1, 32], codes + codes[:8]),
+        ("b.weight_scale", "F8_E8M0", [512], b"\x7f" * 512)]))
     state = {"quant_type": "nf4", "blocksize": 8, "shape": [4, 6]}
     for name, absmax, more in (
             ("scaled_nf4", ("F32", struct.pack("<3f", 1, 2, 3)), []),
@@ -107,7 +111,7 @@ def write_gguf():
     blocks = [(2, 32, 18), (3, 32, 20), (6, 32, 22), (7, 32, 24), (8, 32, 34), (9, 32, 36), (10, 256, 84), (11, 256, 110),
               (12, 256, 144), (13, 256, 176), (14, 256, 210), (15, 256, 292), (16, 256, 66), (17, 256, 74), (18, 256, 98),
               (19, 256, 50), (20, 32, 18), (21, 256, 110), (22, 256, 82), (23, 256, 136), (29, 256, 56), (34, 256, 54),
-              (35, 256, 66), (39, 32, 17), (40, 64, 36)]
+              (35, 256, 66), (39, 32, 17), (40, 64, 36), (41, 128, 18), (42, 64, 18)]
     tensors, data = [], b""
     for kind, elements, size in blocks:
         tensors.append((f"t{kind}", [elements], kind, len(data)))

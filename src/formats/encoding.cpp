@@ -1,6 +1,7 @@
 // The table of encodings. Block sizes are those of ggml's block structures (ggml-common.h) and of
 // safetensors' Dtype; gguf-py lists Q8_1 with 40 bytes, the C structure has 36. NF4 and FP4 are
-// those of bitsandbytes, two to a byte, under scales of their own (scaling.h).
+// those of bitsandbytes, E2M1 those of NVFP4 in safetensors: two to a byte, under scales of their
+// own (scaling.h).
 #include "formats/encoding.h"
 
 #include <algorithm>
@@ -62,6 +63,7 @@ constexpr std::array kEncodings = {
     EncodingInfo{E::c64, "C64", 1, 8, -1, "C64"},
     EncodingInfo{E::nf4, "NF4", 2, 1, -1, ""},
     EncodingInfo{E::fp4, "FP4", 2, 1, -1, ""},
+    EncodingInfo{E::e2m1, "E2M1", 2, 1, -1, ""},
 };
 
 constexpr bool in_order() {
@@ -70,7 +72,7 @@ constexpr bool in_order() {
   return true;
 }
 static_assert(in_order(), "encoding rows stand in the order of the enum");
-static_assert(kEncodings.back().encoding == E::fp4, "every encoding has its row");
+static_assert(kEncodings.back().encoding == E::e2m1, "every encoding has its row");
 
 template <class Match>
 std::optional<Encoding> find(Match match) {

@@ -62,6 +62,7 @@ enum class Encoding : uint8_t {
   c64,
   nf4,
   fp4,
+  e2m1,
 };
 
 /// Whole numbers and truth values, which are no weights by themselves.

@@ -93,7 +93,8 @@ void ScaleFinder::add_four_bits(const std::string& weight, const std::string& st
   if (block % 2 != 0) bad_scale(state, "an even blocksize", fmt::format("{}", block));
   TensorInfo info = *look(weight);
   info.shape = shape_of(json, state);
-  const uint64_t size = encoded_size(info.shape, encoding, tensor_subject(state));
+  // The last of an odd number of codes has a byte to itself.
+  const uint64_t size = (encoded_size(info.shape, E::u8, tensor_subject(state)) + 1) / 2;
   if (size != info.size)
     bad_scale(weight, fmt::format("{} bytes for {}", size, to_string(info.shape)),
               fmt::format("{}", info.size));
@@ -110,7 +111,7 @@ void ScaleFinder::add_four_bits(const std::string& weight, const std::string& st
   Scaling scaling{.name = absmax,
                   .scales = source_.bytes(absmax),
                   .encoding = scales.encoding,
-                  .columns = std::max<int64_t>(1, info.elements()),
+                  .columns = std::max<int64_t>(2, (info.elements() + 1) / 2 * 2),
                   .tile_columns = block};
   if (nested) scaling.nested = nested_scales(weight, state, json, blocks);
   std::vector<std::string> companions{absmax};

@@ -11,7 +11,7 @@ namespace atelier {
 /// Throws `malformed` about the tensor `name`.
 [[noreturn]] void bad_scale(const std::string& name, std::string expected, std::string found);
 
-/// Whether scales may be stored as this: fp32, fp16, bf16.
+/// Whether scales of rows and tiles may be stored as this: fp32, fp16, bf16.
 bool is_scale_encoding(Encoding encoding);
 
 /// Throws `malformed` naming `name` and the index if one of its floats is not finite.

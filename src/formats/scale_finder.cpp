@@ -23,12 +23,12 @@ using E = Encoding;
 struct FactorName {
   std::string_view suffix;
   float factor;
-  bool integers_only;
+  std::optional<E> only = {};  // of weights stored so
 };
 constexpr std::array kFactors = {
-    FactorName{".scale_weight", 1, false},
-    FactorName{".weight_scale", 1, false},
-    FactorName{".SCB", 1.0F / 127, true},
+    FactorName{".scale_weight", 1},     FactorName{".weight_scale", 1},
+    FactorName{".weight_scale_inv", 1}, FactorName{".SCB", 1.0F / 127, E::i8},
+    FactorName{".scale", 1, E::nvfp4},
 };
 /// What else may stand beside X.weight and changes nothing here.
 constexpr std::array<std::string_view, 4> kBeside = {".scale_input", ".input_scale", ".comfy_quant",
@@ -46,26 +46,32 @@ constexpr std::array kFormats = {
     LayerFormat{"float8_e4m3fn_blockwise", E::f8_e4m3},
     LayerFormat{"int8_tensorwise", E::i8},
     LayerFormat{"int8_blockwise", E::i8},
+    LayerFormat{"nvfp4", E::e2m1},
+    LayerFormat{"mxfp8", E::f8_e4m3},
 };
 
 constexpr std::array<std::string_view, 2> kInputScales = {".scale_input", ".input_scale"};
 
 constexpr std::string_view kLayer = ".comfy_quant", kMarker = "scaled_fp8", kWeight = ".weight";
+constexpr std::string_view kRowOrder = ".weight_format";
 constexpr size_t kMaxJson = 1 << 14;  // bytes of one layer's
+constexpr int64_t kUsualTile = 128;  // rows and columns
+constexpr int64_t kMostTile = 1 << 20;
 
 bool is_fp8(E encoding) { return encoding == E::f8_e4m3 || encoding == E::f8_e5m2; }
 
 bool can_scale(E encoding) {
   return is_fp8(encoding) || encoding == E::i8 || encoding == E::f16 || encoding == E::bf16 ||
-         encoding == E::f32;
+         encoding == E::f32 || encoding == E::nvfp4;
 }
 
 struct Tiles {
   int64_t columns, tile_rows, tile_columns;
 };
 
-/// How factors of shape `scales` lie over a tensor of `shape`; nothing if they do not.
-std::optional<Tiles> tiles_of(Shape scales, const Shape& shape) {
+/// How factors of shape `scales` lie over a tensor of `shape`; nothing if they do not. Tiles have
+/// `side` rows and columns if that is told, else 128 or as many as divide the tensor.
+std::optional<Tiles> tiles_of(Shape scales, const Shape& shape, int64_t side) {
   const int64_t elements = TensorInfo{.shape = shape}.elements();
   if (elements == 0) return {};
   if (TensorInfo{.shape = scales}.elements() == 1) return Tiles{elements, 1, elements};
@@ -73,9 +79,17 @@ std::optional<Tiles> tiles_of(Shape scales, const Shape& shape) {
   if (shape.size() < 2 || scales.empty() || scales.size() > 2) return {};
   const int64_t rows = shape[0], width = elements / rows;
   const int64_t down = scales[0], across = scales.size() == 2 ? scales[1] : 1;
-  if (down == 0 || across == 0 || rows % down != 0 || width % across != 0) return {};
-  if (down == rows) return Tiles{elements, 1, width / across};
+  if (down == 0 || across == 0) return {};
+  const auto covers = [](int64_t tile, int64_t extent, int64_t count) {
+    return (extent + tile - 1) / tile == count;
+  };
+  const int64_t tile = side > 0 ? side : kUsualTile;
+  if (down == rows && side > 0 && across > 1)
+    return covers(side, width, across) ? std::optional(Tiles{width, 1, side}) : std::nullopt;
+  if (down == rows && width % across == 0) return Tiles{elements, 1, width / across};
   if (scales.size() == 1) return {};
+  if (covers(tile, rows, down) && covers(tile, width, across)) return Tiles{width, tile, tile};
+  if (side > 0 || rows % down != 0 || width % across != 0) return {};
   return Tiles{width, rows / down, width / across};
 }
 
@@ -194,18 +208,29 @@ void ScaleFinder::read_layer(const std::string& layer, const Json& layout,
                                       rotated ? ", rotated," : "", in_quotes(layer)),
                  .hint = "Use the model's bf16, fp8 or GGUF file"});
   const E stored = weight->encoding;
-  const bool codes = is_fp8(row->encoding) && (stored == E::u8 || stored == E::i8);
+  const bool bytes = is_fp8(row->encoding) || row->encoding == E::e2m1;
+  const bool codes = bytes && (stored == E::u8 || stored == E::i8);
   if (stored != row->encoding && !codes)
     bad_scale(layer + ".weight",
               fmt::format("{}, as its {} says", encoding_info(row->encoding).name,
                           subject.starts_with("metadata") ? kLayersKey : kLayer.substr(1)),
               std::string(encoding_info(stored).name));
-  layers_[layer + ".weight"] = row->encoding;
+  Layer& said = layers_[layer + ".weight"];
+  said.encoding = row->encoding;
+  if (const auto side = layout.find("group_size"); side != layout.end() && !side->is_null()) {
+    if (!side->is_number_integer() || *side < 1 || *side > kMostTile)
+      throw Error(ErrorCode::malformed,
+                  {.subject = subject,
+                   .expected = fmt::format("a group_size from 1 to {}", kMostTile),
+                   .found = side->dump().substr(0, 80),
+                   .hint = std::string(kDamaged)});
+    said.side = side->get<int64_t>();
+  }
 }
 
 /// No layer that is said to be scaled may be without its scale.
 void ScaleFinder::check_layers() const {
-  for (const auto& [weight, encoding] : layers_)
+  for (const auto& [weight, layer] : layers_)
     if (!found_.companions.contains(weight))
       bad_scale(weight + "_scale", "it, without which the numbers mean nothing",
                 "no tensor of this name");
@@ -263,9 +288,10 @@ void ScaleFinder::find_factors() {
       if (!name.ends_with(row.suffix)) continue;
       const std::string weight = name.substr(0, name.size() - row.suffix.size()) + ".weight";
       const TensorInfo* scaled = look(weight);
-      if (scaled && (!row.integers_only || scaled->encoding == E::i8))
+      if (scaled && (!row.only || scaled->encoding == row.only))
         add_factors(weight, name, row.factor);
     }
+    if (name.ends_with(kRowOrder)) check_row_order(name, info);
     for (const std::string_view beside : kBeside)
       if (name.ends_with(beside) &&
           look(name.substr(0, name.size() - beside.size()) + std::string(kWeight)))
@@ -273,13 +299,29 @@ void ScaleFinder::find_factors() {
   }
 }
 
+/// LLM.int8 may keep its rows in an order of some GPU's, which only that GPU's kernels know.
+/// Source: bitsandbytes, bitsandbytes/nn/modules.py, LINEAR_8BIT_WEIGHTS_FORMAT_MAPPING.
+void ScaleFinder::check_row_order(const std::string& name, const TensorInfo& info) const {
+  const std::string weight = name.substr(0, name.size() - kRowOrder.size()) + std::string(kWeight);
+  const TensorInfo* scaled = look(weight);
+  if (!scaled || scaled->encoding != E::i8 || info.size == 0) return;
+  const int order = static_cast<int>(source_.bytes(name)[0]);
+  if (order == 0) return;
+  throw Error(ErrorCode::unsupported,
+              {.subject = tensor_subject(name),
+               .expected = "0, which is row by row",
+               .found = fmt::format("order {}, of a GPU's kernels", order),
+               .hint = "Save the model with bitsandbytes 0.45 or newer, or use its bf16 file"});
+}
+
 void ScaleFinder::add_factors(const std::string& weight, const std::string& name, float factor) {
   const TensorInfo& scaled = *look(weight);
   const TensorInfo& scales = *look(name);
   const auto layer = layers_.find(weight);
-  const E encoding = layer == layers_.end() ? scaled.encoding : layer->second;
+  const E encoding = layer == layers_.end() ? scaled.encoding : layer->second.encoding;
   if (found_.companions.contains(weight))
     bad_scale(name, "one tensor of scales", "another for the same weight");
+  if (add_swizzled(weight, name, encoding)) return;
   if (look(name + "_2") || !can_scale(encoding))
     throw Error(ErrorCode::unsupported,
                 {.subject = tensor_subject(weight),
@@ -288,11 +330,13 @@ void ScaleFinder::add_factors(const std::string& weight, const std::string& name
                  .hint = "Use the model's bf16, fp8 or GGUF file"});
   if (!is_scale_encoding(scales.encoding))
     bad_scale(name, "scales in F32, F16 or BF16", std::string(encoding_info(scales.encoding).name));
-  const auto tiles = tiles_of(scales.shape, scaled.shape);
-  if (!tiles)
+  const int64_t side = layer == layers_.end() ? 0 : layer->second.side;
+  const auto tiles = tiles_of(scales.shape, scaled.shape, side);
+  if (!tiles || (encoding == E::nvfp4 && scales.elements() != 1))
     bad_scale(name,
-              fmt::format("one scale for all of {}, for each row or for each of its equal tiles",
-                          to_string(scaled.shape)),
+              fmt::format("one scale for all of {}, for each row or for each of its {} tiles",
+                          to_string(scaled.shape),
+                          side > 0 ? fmt::format("{0}x{0}", side) : std::string("equal")),
               to_string(scales.shape));
   const std::span<const std::byte> bytes = source_.bytes(name);
   check_finite_scales(bytes, scales.encoding, name);

@@ -32,7 +32,10 @@ class ScaleFinder {
   void read_layers();
   void read_layer(const std::string& layer, const Json& layout, const std::string& subject);
   void find_factors();
+  void check_row_order(const std::string& name, const TensorInfo& info) const;
   void add_factors(const std::string& weight, const std::string& name, float factor);
+  float number_in(const std::string& name, const std::string& why) const;
+  bool add_swizzled(const std::string& weight, const std::string& name, Encoding encoding);
   void find_four_bits();
   void add_four_bits(const std::string& weight, const std::string& state, Encoding encoding);
   NestedScales nested_scales(const std::string& weight, const std::string& state, const Json& json,
@@ -48,7 +51,12 @@ class ScaleFinder {
 
   const TensorSource& source_;
   const TensorTable& table_;
-  std::map<std::string, Encoding, std::less<>> layers_;  // by the weight's name: what it must be
+  /// What the file says of a weight: its encoding, and the sides of its tiles if it tells them.
+  struct Layer {
+    Encoding encoding;
+    int64_t side = 0;
+  };
+  std::map<std::string, Layer, std::less<>> layers_;  // by the weight's name
   std::set<std::string, std::less<>> hidden_;
   FoundScales found_;
 };

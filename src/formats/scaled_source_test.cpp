@@ -143,6 +143,104 @@ TEST(ScaledSource, TakesScalesOfRowsAndTiles) {
   }
 }
 
+TEST(ScaledSource, TakesTilesOfTheSideThatIsToldOrIsUsual) {
+  const auto tiles_of = [](Shape shape, Shape scales, const std::string& told) {
+    Tensors file;
+    file.put("a.weight", kFp8, std::move(shape));
+    const auto count = static_cast<size_t>(TensorInfo{.shape = scales}.elements());
+    file.floats("a.weight_scale", std::move(scales), std::vector<float>(count, 1));
+    if (!told.empty())
+      file.text("a.comfy_quant",
+                R"({"format":"float8_e4m3fn_blockwise","group_size":)" + told + "}");
+    const auto seen = read_scales(file.shared());
+    const Scaling& scaling = *seen->tensors().at("a.weight").scaling;
+    return std::array{scaling.columns, scaling.tile_rows, scaling.tile_columns};
+  };
+  EXPECT_EQ(tiles_of({200, 256}, {2, 2}, "128"), (std::array<int64_t, 3>{256, 128, 128}));
+  EXPECT_EQ(tiles_of({200, 256}, {2, 2}, ""), (std::array<int64_t, 3>{256, 128, 128}));
+  EXPECT_EQ(tiles_of({200, 260}, {2, 5}, ""), (std::array<int64_t, 3>{260, 100, 52}));
+  EXPECT_EQ(tiles_of({200, 70}, {4, 2}, "64"), (std::array<int64_t, 3>{70, 64, 64}));
+  EXPECT_EQ(tiles_of({4, 70}, {4, 2}, "64"), (std::array<int64_t, 3>{70, 1, 64}));
+  EXPECT_EQ(error_of([&] { tiles_of({200, 256}, {2, 2}, "64"); }).facts().expected,
+            "one scale for all of [200, 256], for each row or for each of its 64x64 tiles");
+  for (const std::string told : {"0", "-1", "1e3", "\"64\"", "99999999999"})
+    EXPECT_EQ(error_of([&] { tiles_of({200, 256}, {2, 2}, told); }).facts().expected,
+              "a group_size from 1 to 1048576");
+}
+
+Tensors nvfp4() {
+  return Tensors()
+      .put("a.weight", Encoding::u8, {130, 24})  // of 48 columns
+      .put("a.weight_scale", kFp8, {256, 4}, std::string(1024, '\x38'))
+      .floats("a.weight_scale_2", {}, {0.5F});
+}
+
+TEST(ScaledSource, TakesScalesInTheOrderOfTensorCores) {
+  const auto seen = read_scales(nvfp4().shared());
+  EXPECT_EQ(names_of(*seen), std::vector<std::string>{"a.weight"});
+  const TensorInfo& info = seen->tensors().at("a.weight");
+  EXPECT_EQ(info.encoding, Encoding::e2m1);
+  EXPECT_EQ(info.shape, (Shape{130, 48}));
+  EXPECT_TRUE(info.scaling->swizzled);
+  EXPECT_EQ(info.scaling->factor, 0.5F);
+  EXPECT_EQ(info.scaling->tile_columns, 16);
+  const auto eight = read_scales(Tensors()
+                                     .put("a.weight", kFp8, {4, 64})
+                                     .put("a.weight_scale", Encoding::f8_e8m0, {512})
+                                     .shared());
+  EXPECT_EQ(eight->tensors().at("a.weight").scaling->encoding, Encoding::f8_e8m0);
+  EXPECT_EQ(eight->tensors().at("a.weight").scaling->tile_columns, 32);
+}
+
+TEST(ScaledSource, NamesWhatIsWrongWithScalesInTheOrderOfTensorCores) {
+  const std::string at = "model.safetensors: tensor 'a.weight";
+  expect_refused(nvfp4().put("a.weight_scale", kFp8, {130, 3}), ErrorCode::malformed,
+                 at + "_scale': expected 1024 scales for [130, 48], found [130, 3]");
+  expect_refused(nvfp4().drop("a.weight_scale_2"), ErrorCode::malformed,
+                 at + "_scale_2': expected it, the scale of all of tensor 'a.weight'");
+  expect_refused(nvfp4().floats("a.weight_scale_2", {}, {INFINITY}), ErrorCode::malformed,
+                 at + "_scale_2': expected a finite number");
+  expect_refused(nvfp4().put("a.weight", Encoding::u8, {130, 25}), ErrorCode::malformed,
+                 at + "': expected rows of whole groups of 16 numbers, found [130, 50]");
+  expect_refused(nvfp4()
+                     .text("a.comfy_quant", R"({"format":"nvfp4"})")
+                     .put("a.weight_scale", Encoding::f32, {130, 3}),
+                 ErrorCode::malformed, at + "_scale': expected scales in F8_E4M3, found F32");
+  expect_refused(nvfp4().text("a.comfy_quant", R"({"format":"nvfp4"})").drop("a.weight_scale"),
+                 ErrorCode::malformed, at + "_scale': expected it");
+}
+
+TEST(ScaledSource, TakesTheScaleOfABlockEncodedTensorOnlyWhereOneIsMeant) {
+  const auto file = Tensors()
+                        .put("a.weight", Encoding::nvfp4, {2, 64})
+                        .floats("a.scale", {1}, {0.5F})
+                        .put("norm.weight", Encoding::bf16, {4})
+                        .floats("norm.scale", {4}, {1, 2, 3, 4})
+                        .shared();
+  const auto seen = read_scales(file);
+  EXPECT_EQ(names_of(*seen), (std::vector<std::string>{"a.weight", "norm.scale", "norm.weight"}));
+  EXPECT_EQ(seen->tensors().at("a.weight").scaling->name, "a.scale");
+}
+
+TEST(ScaledSource, RefusesRowsInTheOrderOfAGpu) {
+  const auto rows = [](char order) {
+    return Tensors()
+        .put("a.weight", Encoding::i8, {4, 6})
+        .floats("a.SCB", {4}, {1, 2, 3, 4})
+        .put("a.weight_format", Encoding::u8, {1}, std::string(1, order));
+  };
+  EXPECT_EQ(names_of(*read_scales(rows(0).shared())), std::vector<std::string>{"a.weight"});
+  expect_refused(rows(2), ErrorCode::unsupported,
+                 "model.safetensors: tensor 'a.weight_format': expected 0, which is row by row, "
+                 "found order 2");
+}
+
+TEST(ScaledSource, TakesAnOddNumberOfFourBitCodes) {
+  const auto odd = four_bits(R"({"quant_type":"nf4","blocksize":64,"shape":[3,67]})")
+                       .put("b.weight", Encoding::u8, {101});
+  EXPECT_EQ(read_scales(odd.shared())->tensors().at("b.weight").elements(), 201);
+}
+
 TEST(ScaledSource, TakesBlocksOfFourBitsInTheShapeTheirStateTells) {
   for (const Tensors& file : {four_bits(kState), nested()}) {
     const auto seen = read_scales(file.shared());
@@ -256,7 +354,6 @@ TEST(ScaledSource, NamesTheStateThatLies) {
       {R"({"quant_type":"nf4","blocksize":64,"shape":[10,"20"]})", "a shape"},
       {R"({"quant_type":"nf4","blocksize":64,"shape":[-10,-20]})", "extents of zero or more"},
       {R"({"quant_type":"nf4","blocksize":64,"shape":[9223372036854775807,9]})", "a shape whose"},
-      {R"({"quant_type":"nf4","blocksize":64,"shape":[3,67]})", "whole NF4 blocks"},
   };
   for (const auto& [state, message] : cases)
     expect_refused(four_bits(state), ErrorCode::malformed, at + message);
@@ -264,7 +361,7 @@ TEST(ScaledSource, NamesTheStateThatLies) {
 
 TEST(ScaledSource, SaysWhichFormatsItDoesNotRead) {
   for (const std::string format :
-       {R"("nvfp4")", R"("mxfp8")", "7", R"("int8_tensorwise","convrot":true)"})
+       {R"("svdquant_w4a4")", "7", R"("int8_tensorwise","convrot":true)"})
     expect_refused(scaled_fp8().text("a.comfy_quant", R"({"format":)" + format + "}"),
                    ErrorCode::unsupported,
                    "model.safetensors: tensor 'a.comfy_quant': expected weights scaled by one "

@@ -124,6 +124,23 @@ void as_nf4(Output& out, const std::string& name, const at::Tensor& weight) {
                   weight.size(0), weight.size(1)));
 }
 
+// As comfy-kitchen: matrices of rows of sixteens, any codes, scales of 2^-8 to 2^-5 in the order of
+// tensor cores; all else in bf16.
+void as_nvfp4(Output& out, const std::string& name, const at::Tensor& weight) {
+  if (weight.dim() != 2 || !name.ends_with(".weight") || weight.size(1) % 16 != 0)
+    return out.floats(name, weight, Encoding::bf16);
+  const int64_t rows = weight.size(0), groups = weight.size(1) / 16;
+  const int64_t down = (rows + 127) / 128 * 128, across = (groups + 3) / 4 * 4;
+  std::vector<std::byte> codes(static_cast<size_t>(weight.numel() / 2));
+  for (std::byte& pair : codes) pair = static_cast<std::byte>(out.random() & 0xff);
+  std::vector<std::byte> scales(static_cast<size_t>(down * across));
+  for (std::byte& scale : scales) scale = static_cast<std::byte>(0x20 + (out.random() & 0x1f));
+  out.put(name, {rows, weight.size(1) / 2}, Encoding::u8, std::move(codes));
+  out.put(layer_of(name) + ".weight_scale", {down, across}, Encoding::f8_e4m3, std::move(scales));
+  out.floats(layer_of(name) + ".weight_scale_2", at::full({}, 0.0625), Encoding::f32, {});
+  out.text(layer_of(name) + ".comfy_quant", R"({"format":"nvfp4"})");
+}
+
 /// A spelling of whole files.
 struct Spelling {
   const char* name;
@@ -145,6 +162,7 @@ constexpr Spelling kSpellings[] = {
     {"int8_layers", ".safetensors", "model.diffusion_model.", as_int8_layers},
     {"fp8_bare", ".safetensors", "", as_bare_fp8, "", false, 0.6},
     {"nf4", ".safetensors", "model.diffusion_model.", as_nf4, "", false, 0},
+    {"nvfp4", ".safetensors", "", as_nvfp4, "", false, 0},
 };
 
 /// A folder of files that goes away with the test.

@@ -1,7 +1,8 @@
 """A file with every kind of scale beside its weights, and the numbers they stand for: tests/golden/scales.
 
 `scaled` has each layer under its own name: fp8 with one scale, per row or per tile, I8 per row or per tensor, I8 of
-LLM.int8, NF4 and FP4 in blocks of 64, one of them with scales that are encoded themselves. `expected` has fp32 numbers
+LLM.int8, NF4 and FP4 in blocks of 64, one of them with scales that are encoded themselves, one of an odd number of
+elements; NVFP4 and MXFP8 as comfy-kitchen writes and reads them. `expected` has fp32 numbers
 under the same names, computed here in numpy and torch as the formats' own programs do: code times scale in fp32
 (ComfyUI, comfy/quant_ops.py), table[code] times absmax (bitsandbytes, functional.py: dequantize_4bit,
 get_4bit_type), scales as table[code] times absmax plus offset (dequantize_blockwise), rows of LLM.int8 in 127ths.
@@ -11,6 +12,7 @@ import pathlib
 
 import numpy as np
 import torch
+from comfy_kitchen.backends.eager import quantization
 from safetensors.torch import save_file
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "tests/golden/scales"
@@ -52,10 +54,13 @@ def add_factors(files, rng):
         [("comfy_quant", text({"format": "int8_tensorwise"}))])
     kernel = scales(4, 1, 1, 1)
     put("kernel", every_code((4, 8, 3, 3), e4m3, rng), ".scale_weight", kernel, kernel)
-    tiles = scales(4, 3)
-    put("tiles", every_code((8, 60), e4m3, rng), ".weight_scale", tiles,
-        tiles.repeat_interleave(2, 0).repeat_interleave(20, 1),
+    tiles = scales(2, 3)
+    put("tiles", every_code((29, 44), e4m3, rng), ".weight_scale", tiles,
+        tiles.repeat_interleave(20, 0)[:29].repeat_interleave(20, 1)[:, :44],
         [("comfy_quant", text({"format": "float8_e4m3fn_blockwise", "group_size": 20}))])
+    equal = scales(4, 3)
+    put("equal", every_code((8, 60), e4m3, rng), ".weight_scale", equal,
+        equal.repeat_interleave(2, 0).repeat_interleave(20, 1))
     absmax = scales(4) * 100
     put("llm", every_code((4, 70), torch.int8, rng), ".SCB", absmax,
         (absmax * np.float32(1 / 127)).reshape(4, 1), [("weight_format", torch.tensor(0, dtype=torch.uint8))])
@@ -66,6 +71,7 @@ def add_four_bits(files, name, kind, shape, nested, rng):
     count, block = int(np.prod(shape)), 64
     blocks = -(-count // block)
     codes = rng.integers(0, 16, count).astype(np.uint8)
+    packed = np.append(codes, np.zeros(count % 2, np.uint8))
     state = {"quant_type": kind, "blocksize": block, "dtype": "bfloat16", "shape": list(shape)}
     key = f"{name}.weight"
     if nested:
@@ -78,13 +84,29 @@ def add_four_bits(files, name, kind, shape, nested, rng):
         scale = table[absmax] * np.repeat(outer, 256)[:blocks] + offset
     else:
         absmax = scale = rng.uniform(0.001, 2, blocks).astype(np.float32)
-    stored[key] = torch.from_numpy(codes[0::2] << 4 | codes[1::2]).reshape(-1, 1)
+    stored[key] = torch.from_numpy(packed[0::2] << 4 | packed[1::2]).reshape(-1, 1)
     stored[f"{key}.absmax"] = torch.from_numpy(absmax)
     stored[f"{key}.quant_map"] = torch.tensor(TABLES[kind])
     stored[f"{key}.quant_state.bitsandbytes__{kind}"] = text(state)
     values = np.array(TABLES[kind], np.float32)[codes] * np.repeat(scale, block)[:count]
     assert values.dtype == np.float32
     wanted[key] = torch.from_numpy(values.reshape(shape))
+
+
+def add_swizzled(files, rng):
+    """More rows and groups than one tile of scales has; every code of four bits and of the scales' 8."""
+    stored, wanted = files
+    values = torch.from_numpy((rng.normal(0, 1, (144, 336)) * np.exp2(rng.integers(-12, 6, (144, 1)))).astype(np.float32))
+    factor = values.abs().max() / (448 * 6)
+    codes, scales = quantization.quantize_nvfp4(values, factor)
+    codes[:2, :128] = torch.arange(256, dtype=torch.uint8).reshape(2, 128)
+    stored |= {"nvfp4.weight": codes, "nvfp4.weight_scale": scales, "nvfp4.weight_scale_2": factor,
+               "nvfp4.comfy_quant": text({"format": "nvfp4"})}
+    wanted["nvfp4.weight"] = quantization.dequantize_nvfp4(codes, factor, scales, torch.float32)
+    codes, scales = quantization.quantize_mxfp8(values[:, :320])
+    stored |= {"mxfp8.weight": codes, "mxfp8.weight_scale": scales.view(torch.uint8),
+               "mxfp8.comfy_quant": text({"format": "mxfp8"})}
+    wanted["mxfp8.weight"] = quantization.dequantize_mxfp8(codes, scales, torch.float32)
 
 
 def main():
@@ -94,6 +116,8 @@ def main():
     add_four_bits(files, "nf4", "nf4", (6, 101), False, rng)
     add_four_bits(files, "fp4", "fp4", (2, 10, 3, 3), False, rng)
     add_four_bits(files, "nested", "nf4", (40, 420), True, rng)
+    add_four_bits(files, "odd", "fp4", (3, 67), False, rng)
+    add_swizzled(files, rng)
     files[0]["scaled_fp8"] = torch.zeros(2, dtype=torch.float8_e4m3fn)
     files[0]["norm.weight"] = torch.ones(3, dtype=torch.bfloat16)
     FOLDER.mkdir(parents=True, exist_ok=True)

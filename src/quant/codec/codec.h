@@ -20,7 +20,7 @@ constexpr int64_t number_bytes(Number number) { return number == Number::f32 ? 4
 using DecodeRun = void (*)(const std::byte* from, int64_t elements, void* to);
 
 /// The same for codes under scales: `scales[0]` is the scale of the first `group` elements, and so
-/// on; the last group may be shorter.
+/// on; the last group may be shorter. Of block encodings a group is whole blocks.
 using ScaledRun = void (*)(const std::byte* from, int64_t elements, const float* scales,
                            int64_t group, void* to);
 

@@ -60,6 +60,11 @@ ATELIER_HOST_DEVICE inline float e4m3_to_float(uint8_t code) {
   return widen_code<4, 3, true>(code);
 }
 ATELIER_HOST_DEVICE inline float e5m2_to_float(uint8_t code) { return widen_code<5, 2>(code); }
+/// A power of two by its biased exponent; 255 is not a number.
+ATELIER_HOST_DEVICE inline float e8m0_to_float(uint8_t code) {
+  const uint32_t bits = static_cast<uint32_t>(code) << 23;
+  return float_from_bits(code == 0 ? 0x00400000u : code == 255 ? 0x7fc00000u : bits);
+}
 ATELIER_HOST_DEVICE inline float bfloat16_to_float(uint16_t code) {
   return float_from_bits(static_cast<uint32_t>(code) << 16);
 }

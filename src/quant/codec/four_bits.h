@@ -1,5 +1,6 @@
 // Sixteen floats that four bits stand for under a scale of their block; of two codes in a byte the
-// first is in the high half. Source: bitsandbytes, bitsandbytes/functional.py, get_4bit_type.
+// first is in the high half. Sources: bitsandbytes, bitsandbytes/functional.py, get_4bit_type; OCP
+// Microscaling Formats 1.0 (E2M1).
 #pragma once
 
 #include "quant/codec/float_codes.h"
@@ -34,6 +35,14 @@ struct TwelfthsFloat4 {
   ATELIER_HOST_DEVICE static float value(int code) {
     constexpr float kValues[8] = {0.0F,      0.0625F / 12, 8.0F / 12, 1.0F,
                                   4.0F / 12, 0.5F,         2.0F / 12, 0.25F};
+    return code & 8 ? -kValues[code & 7] : kValues[code & 7];
+  }
+};
+
+/// A sign, two bits of exponent, one of mantissa.
+struct E2M1Float4 {
+  ATELIER_HOST_DEVICE static float value(int code) {
+    constexpr float kValues[8] = {0.0F, 0.5F, 1.0F, 1.5F, 2.0F, 3.0F, 4.0F, 6.0F};
     return code & 8 ? -kValues[code & 7] : kValues[code & 7];
   }
 };

@@ -43,7 +43,16 @@ std::vector<float> load_scales(const Scaling& scaling, Range range) {
   } else {
     const auto size = static_cast<int64_t>(encoding_info(scaling.encoding).block_bytes);
     const DecodeRun run = encoding_traits(scaling.encoding)->decode[0];
-    run(scaling.scales.data() + range.begin * size, range.end - range.begin, scales.data());
+    if (scaling.swizzled) {
+      const int64_t across = (scaling.columns + scaling.tile_columns - 1) / scaling.tile_columns;
+      for (size_t i = 0; i < scales.size(); ++i) {
+        const int64_t index = range.begin + static_cast<int64_t>(i);
+        const int64_t at = swizzled_index(index / across, index % across, across);
+        run(scaling.scales.data() + at * size, 1, &scales[i]);
+      }
+    } else {
+      run(scaling.scales.data() + range.begin * size, range.end - range.begin, scales.data());
+    }
   }
   for (float& scale : scales) scale *= scaling.factor;
   return scales;
@@ -130,8 +139,11 @@ void decode_range(std::span<const std::byte> bytes, const TensorInfo& info, int6
   const int64_t block = encoding.block_elements, width = number_bytes(number);
   const int64_t count = static_cast<int64_t>(out.size()) / width, elements = info.elements();
   ATELIER_CHECK(first >= 0 && count <= elements - first);
-  if (elements % block != 0 || bytes.size() != static_cast<uint64_t>(elements / block) *
-                                                   static_cast<uint64_t>(encoding.block_bytes))
+  // Of codes that share bytes the last may have one to itself.
+  const int64_t blocks_held = (elements + block - 1) / block;
+  if ((elements % block != 0 && encoding.block_bytes != 1) ||
+      bytes.size() !=
+          static_cast<uint64_t>(blocks_held) * static_cast<uint64_t>(encoding.block_bytes))
     throw Error(ErrorCode::malformed,
                 {.subject = std::string(tensor),
                  .expected = fmt::format("{} elements of {}", elements, encoding.name),

@@ -76,7 +76,15 @@ TEST_P(Scaled, EachElementIsUnderTheScaleOfItsTile) {
   std::vector<std::byte> bytes(
       scaling.scales.size() / static_cast<size_t>(encoding_info(scaling.encoding).block_bytes) * 4);
   decode(scaling.scales, scaling.encoding, Number::f32, bytes, SerialParallel(), "scales");
-  const auto scales = as<float>(bytes);
+  auto scales = as<float>(bytes);
+  if (scaling.swizzled) {  // as they are before they are given to a GPU
+    const int64_t across = scaling.columns / scaling.tile_columns;
+    std::vector<float> in_order(static_cast<size_t>(info.shape[0] * across));
+    for (int64_t i = 0; i < info.shape[0] * across; ++i)
+      in_order[static_cast<size_t>(i)] =
+          scales.at(static_cast<size_t>(swizzled_index(i / across, i % across, across)));
+    scales = in_order;
+  }
   const Tiles tiles{scaling.columns, scaling.tile_rows, scaling.tile_columns};
   for (int64_t i = 0; i < count; ++i) {
     const float scale = scales.at(static_cast<size_t>(scale_index(tiles, i))) * scaling.factor;
@@ -110,8 +118,8 @@ TEST_P(Scaled, OfASliceIsTheSliceOfTheWhole) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, Scaled,
-                         testing::Values("one", "half", "rows", "kernel", "tiles", "llm", "nf4",
-                                         "fp4", "nested"),
+                         testing::Values("one", "half", "rows", "kernel", "tiles", "equal", "llm",
+                                         "nf4", "fp4", "nested", "odd", "nvfp4", "mxfp8"),
                          [](const auto& instance) { return std::string(instance.param); });
 
 class EveryScaled : public testing::TestWithParam<Encoding> {};
@@ -126,13 +134,14 @@ std::vector<Encoding> all_scaled() {
 TEST_P(EveryScaled, GivesTheSameBitsOnEveryInstructionSet) {
   std::mt19937 random(3);
   const EncodingInfo& info = encoding_info(GetParam());
-  constexpr int64_t kElements = 1002;
+  const int64_t kElements = info.block_elements > 2 ? 1024 : 1002;
   std::vector<std::byte> bytes(
       static_cast<size_t>(kElements / info.block_elements * info.block_bytes));
   for (std::byte& byte : bytes) byte = static_cast<std::byte>(random() & 0xff);
   std::vector<float> scales(kElements / 2 + 1);
   for (float& scale : scales) scale = std::ldexp(static_cast<float>(random() & 0xffff), -12);
-  for (const int64_t group : {2, 6, 64, 100, 1002})
+  for (const int64_t group : {2, 6, 64, 100, 1002, 1024}) {
+    if (info.block_elements > 2 && group % info.block_elements != 0) continue;
     for (const Number number : {Number::f32, Number::bf16, Number::f16}) {
       std::vector<std::byte> plain;
       for (const CodecTable& table : codec_tables())
@@ -145,6 +154,7 @@ TEST_P(EveryScaled, GivesTheSameBitsOnEveryInstructionSet) {
           EXPECT_EQ(out, plain) << table.isa << ", group " << group;
         }
     }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(All, EveryScaled, testing::ValuesIn(all_scaled()),
@@ -164,6 +174,27 @@ TEST(DecodeRange, BeginsAndEndsWithinBlocks) {
       const auto at = static_cast<size_t>(first);
       EXPECT_TRUE(std::ranges::equal(part, std::span(whole).subspan(4 * at, part.size())));
     }
+}
+
+// NVFP4 of GGUF with one more scale for the tensor.
+TEST(DecodeRange, BlocksMayBeUnderAScaleOfTheirTensor) {
+  TensorInfo info{.shape = {2, 96}, .encoding = Encoding::nvfp4, .size = 3 * 36};
+  std::vector<std::byte> blocks(info.size);
+  for (size_t i = 0; i < blocks.size(); ++i)
+    blocks[i] = static_cast<std::byte>(i % 36 < 4 ? 0x30 + i : i * 7);
+  const auto bare = as<float>(decoded(blocks, info, 0, 192, Number::f32));
+  const float scale = 0.3F;
+  info.scaling = std::make_shared<Scaling>(Scaling{.name = "scale",
+                                                   .scales = std::as_bytes(std::span(&scale, 1)),
+                                                   .columns = 192,
+                                                   .tile_columns = 192});
+  const auto whole = as<float>(decoded(blocks, info, 0, 192, Number::f32));
+  for (size_t i = 0; i < whole.size(); ++i) EXPECT_EQ(whole[i], scale * bare[i]) << i;
+  for (const int64_t first : {0, 64, 70, 96}) {
+    const auto part = as<float>(decoded(blocks, info, first, 90, Number::f32));
+    EXPECT_TRUE(std::ranges::equal(part, std::span(whole).subspan(static_cast<size_t>(first), 90)))
+        << first;
+  }
 }
 
 TEST(DecodeRange, NamesAScaleThatIsNotFinite) {

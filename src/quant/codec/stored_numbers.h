@@ -34,6 +34,10 @@ struct ScalarE5M2 {
   using Type = uint8_t;
   __attribute__((always_inline)) static float widen(Type code) { return e5m2_to_float(code); }
 };
+struct ScalarE8M0 {
+  using Type = uint8_t;
+  __attribute__((always_inline)) static float widen(Type code) { return e8m0_to_float(code); }
+};
 
 template <class Table>
 struct ScalarNibbles {

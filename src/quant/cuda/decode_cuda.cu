@@ -1,5 +1,6 @@
-// Thin kernels round the shared conversions: one pass, a thread for eight elements, which it reads
-// and stores as words of 16 bytes, neighbouring threads beside each other.
+// Thin kernels round the shared conversions: one pass, a thread for eight elements, which it stores
+// as words of 16 bytes (and reads so where they are plain numbers), neighbouring threads beside
+// each other.
 #include <cuda_runtime.h>
 
 #include "quant/codec/all_blocks.h"
@@ -35,6 +36,7 @@ __device__ float from_half(uint16_t code) { return half_to_float(code); }
 __device__ float from_bfloat16(uint16_t code) { return bfloat16_to_float(code); }
 __device__ float from_e4m3(uint8_t code) { return e4m3_to_float(code); }
 __device__ float from_e5m2(uint8_t code) { return e5m2_to_float(code); }
+__device__ float from_e8m0(uint8_t code) { return e8m0_to_float(code); }
 
 /// Two codes of four bits in a byte, the first in its upper half.
 template <class Table>
@@ -220,6 +222,7 @@ using Half = Codes<uint16_t, from_half>;
 using BFloat16 = Codes<uint16_t, from_bfloat16>;
 using E4M3 = Codes<uint8_t, from_e4m3>;
 using E5M2 = Codes<uint8_t, from_e5m2>;
+using E8M0 = Codes<uint8_t, from_e8m0>;
 
 constexpr Row kRows[] = {
     row<Codes<double, converted_double>>(Encoding::f64),
@@ -239,6 +242,8 @@ constexpr Row kRows[] = {
     row<Converted<uint8_t>>(Encoding::boolean),
     row<Nibbles<NormalFloat4>>(Encoding::nf4),
     row<Nibbles<TwelfthsFloat4>>(Encoding::fp4),
+    row<Nibbles<E2M1Float4>>(Encoding::e2m1),
+    row<E8M0>(Encoding::f8_e8m0),
 };
 
 constexpr ScaledRow kScaledRows[] = {
@@ -250,6 +255,7 @@ constexpr ScaledRow kScaledRows[] = {
     scaled_row<Converted<int8_t>>(Encoding::i8),
     scaled_row<Nibbles<NormalFloat4>>(Encoding::nf4),
     scaled_row<Nibbles<TwelfthsFloat4>>(Encoding::fp4),
+    scaled_row<Nibbles<E2M1Float4>>(Encoding::e2m1),
 };
 
 template <class... Block>

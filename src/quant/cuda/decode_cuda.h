@@ -17,8 +17,8 @@ bool cuda_decodes(Encoding encoding);
 const char* cuda_decode(const void* from, Encoding encoding, int64_t elements, void* to,
                         Number output, void* stream);
 
-/// The same for fp32, fp16, bf16, fp8, I8, NF4 and FP4 under fp32 scales in device memory, which
-/// lie over the elements as `tiles` says. Takes the scales as they are.
+/// The same for fp32, fp16, bf16, fp8, I8, NF4, FP4 and E2M1 under fp32 scales in device memory,
+/// which lie over the elements as `tiles` says, in its order. Takes the scales as they are.
 const char* cuda_decode_scaled(const void* from, Encoding encoding, int64_t elements,
                                const float* scales, const Tiles& tiles, void* to, Number output,
                                void* stream);

@@ -121,10 +121,12 @@ TEST(CudaDecode, EveryCodeUnderAScaleGivesTheHostsBits) {
   }
   const auto nf4 = decode_scaled(Encoding::nf4, scales, 512);
   const auto fp4 = decode_scaled(Encoding::fp4, scales, 512);
+  const auto e2m1 = decode_scaled(Encoding::e2m1, scales, 512);
   for (size_t i = 0; i < 512; ++i) {
     const int code = static_cast<int>(i % 2 == 0 ? i / 2 >> 4 : i / 2 & 15);
     EXPECT_EQ(nf4[i], product(i, NormalFloat4::value(code))) << i;
     EXPECT_EQ(fp4[i], product(i, TwelfthsFloat4::value(code))) << i;
+    EXPECT_EQ(e2m1[i], product(i, E2M1Float4::value(code))) << i;
   }
 }
 
