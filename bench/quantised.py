@@ -85,11 +85,17 @@ def measure_encodings(rows, args, paths, folder):
 
 def measure_loras(rows, args, paths, folder):
     loras.check_values(rows, args, LORAS)
-    files = loras.write_loras(paths["flux"], folder, LORAS)
-    jobs = {name: {"folder": paths["flux Q4_K"]} for name in (bounds.NO_LORA, "1 LoRA", f"{LORAS} LoRAs")}
+    for names in (loras.ORIGINAL, loras.DIFFUSERS):
+        time_loras(rows, args, paths, folder, names)
+
+
+def time_loras(rows, args, paths, folder, names):
+    files = loras.write_loras(paths["flux"], folder, LORAS, names)
+    one, all_of_them = loras.title_of(1, names), loras.title_of(LORAS, names)
+    jobs = {name: {"folder": paths["flux Q4_K"]} for name in (bounds.NO_LORA, one, all_of_them)}
     inputs = write_inputs(folder, FLUX_INPUTS, timestep=torch.tensor([0.5]), guidance=torch.tensor([3.5]))
     with engines(args, jobs) as made:
-        for name, count in (("1 LoRA", 1), (f"{LORAS} LoRAs", LORAS)):
+        for name, count in ((one, 1), (all_of_them, LORAS)):
             made[name].ask(op="loras", files=files[:count])
         found = {name: worker.result(inputs, folder) for name, worker in made.items()}
         for name in list(jobs)[1:]:

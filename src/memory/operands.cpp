@@ -185,46 +185,6 @@ void Operands::read(int64_t first, int64_t count, at::ScalarType dtype, void* to
   }
 }
 
-int64_t Operands::side_rank() const {
-  int64_t rank = 0;
-  if (beside_)
-    for (const auto& of_one : patches_)
-      for (const PlacedPatch& placed : of_one) rank += placed.patch->low_rank()->up.size(1);
-  return rank;
-}
-
-void Operands::each_side(const SideUser& use) const {
-  if (!beside_) return;
-  int64_t row = 0;
-  for (size_t i = 0; i < patches_.size(); ++i) {
-    for (const PlacedPatch& placed : patches_[i]) {
-      const std::optional<LowRank> change = placed.patch->low_rank();
-      ATELIER_CHECK(change && change->up.size(0) == placed.rows &&
-                    change->up.size(1) == change->down.size(0));
-      use(*change, row + placed.first_row, placed.strength * change->scale);
-    }
-    row += operands_[i].shape[0];
-  }
-}
-
-std::optional<LowRank> Operands::side() const {
-  const int64_t rank = side_rank();
-  if (!beside_ || patches_.empty()) return {};
-  int64_t rows = 0, column = 0;
-  for (const Operand& operand : operands_) rows += operand.shape[0];
-  LowRank all{at::zeros({rows, rank}, at::dtype(at::kFloat)), {}};
-  std::vector<at::Tensor> downs;
-  each_side([&](const LowRank& change, int64_t row, double strength) {
-    const at::Tensor& up = change.up;
-    const at::Tensor place = all.up.narrow(0, row, up.size(0)).narrow(1, column, up.size(1));
-    place.copy_(up).mul_(strength);
-    downs.push_back(change.down.to(at::kFloat));
-    column += up.size(1);
-  });
-  all.down = at::cat(downs);
-  return all;
-}
-
 at::Tensor Operands::allocate(int64_t bytes) const {
   return slots_ ? slots_->take(bytes) : at::empty({bytes}, at::dtype(at::kByte));
 }

@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "device/cpu/linear.h"
+
 namespace atelier {
 
 /// A change that is a product: scale times up [rows, r] times down [r, columns], both contiguous on
@@ -16,6 +18,11 @@ namespace atelier {
 struct LowRank {
   at::Tensor up, down;
   double scale = 1;
+};
+
+/// Changes joined, and which rows take which of their columns; no ranges where all take all.
+struct Side : LowRank {
+  std::vector<TailRange> ranges;
 };
 
 /// One change to one weight, by its model's name. Immutable: safe from any thread.

@@ -113,6 +113,27 @@ TEST_F(PatchTest, RunBesideQuantisedMatrices) {
   EXPECT_EQ(q.pin()->size(1), 32);
 }
 
+TEST_F(PatchTest, RowsTellWhichColumnsOfTheBranchTheyTake) {
+  const Weight q = gather({bind("q"), bind("b")}, beside_form());
+  const auto ranges = [&] {
+    std::vector<std::array<int64_t, 3>> found;
+    const Pin pin = q.pin();
+    for (const TailRange& range : pin.ranges())
+      found.push_back({range.outputs_end, range.first, range.end});
+    return found;
+  };
+  using Found = std::vector<std::array<int64_t, 3>>;
+  // Two of one part after one of another: each part's lie together.
+  residency.set_patches({{"q.weight", {{two, 3, 3, 1}, {two, 0, 3, 1}, {two, 3, 3, 2}}}});
+  EXPECT_EQ(ranges(), (Found{{3, 0, 4}, {6, 4, 12}, {10, 12, 12}}));
+  // One of all rows and one of some.
+  residency.set_patches({{"q.weight", {{one, 0, 6, 1}, {two, 1, 3, 1}}}});
+  EXPECT_EQ(ranges(), (Found{{1, 0, 2}, {4, 0, 6}, {6, 0, 6}, {10, 6, 6}}));
+  const Weight alone = bind("q").as(beside_form());
+  residency.set_patches({{"q.weight", {{one, 0, 6, 1}, {one, 0, 6, 2}}}});
+  EXPECT_TRUE(alone.pin().ranges().empty());
+}
+
 TEST_F(PatchTest, WhatIsNoProductIsMergedIntoQuantisedMatricesToo) {
   const Weight q = bind("q").as(beside_form());
   residency.set_patches({{"q.weight", {{one, 0, 6, 1}, {std::make_shared<Scaling>(), 0, 6, 2}}}});

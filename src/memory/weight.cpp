@@ -204,9 +204,10 @@ Pin Weight::Entry::prepare() const {
   Slots* const slots = home_ == Home::prepared ? nullptr : state_->slots.get();
   const Operands operands(operands_, patches, compute_.rounded, beside, slots);
   at::Tensor prepared = form_.prepare(operands, compute_);
-  const std::optional<LowRank> side = operands.side();
+  std::optional<Side> side = operands.side();
   if (!side) return Pin(std::move(prepared));
-  return Pin(std::move(prepared), form_.prepare_down(side->down, compute_), side->down.size(0));
+  return Pin(std::move(prepared), form_.prepare_down(side->down, compute_), side->down.size(0),
+             std::make_shared<const std::vector<TailRange>>(std::move(side->ranges)));
 }
 
 void Weight::Entry::keep(Pin pin) {

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -77,7 +78,9 @@ class Operands {
   /// What the layer adds to the product with the joined operands [out, in]: up [out, r] times
   /// down [r, in], all low-rank patches joined along r with their strengths in `up`. Nothing if
   /// there are none or `joined` has them.
-  std::optional<LowRank> side() const;
+  std::optional<Side> side() const;
+  /// Its ranges.
+  std::vector<TailRange> side_ranges() const;
   /// The same change by change, as they are: each adds `strength` times up times down to the rows
   /// from `first_row` on.
   using SideUser = std::function<void(const LowRank& change, int64_t first_row, double strength)>;
@@ -88,6 +91,13 @@ class Operands {
   at::Tensor allocate(int64_t bytes) const;
 
  private:
+  struct SidePart {
+    LowRank change;
+    int64_t first_row;
+    double strength;
+  };
+  /// All low-rank patches, by the first row they change.
+  std::vector<SidePart> side_parts() const;
   bool rounds_before(at::ScalarType dtype) const { return rounded_ && rounded_ != dtype; }
   bool merges() const { return !patches_.empty() && !beside_; }
   const std::vector<Operand>& operands_;
@@ -122,17 +132,26 @@ Form rows_form();
 /// Keeps a prepared weight in place while it lives.
 class Pin {
  public:
-  explicit Pin(at::Tensor tensor, at::Tensor down = {}, int64_t rank = 0)
-      : tensor_(std::move(tensor)), down_(std::move(down)), rank_(rank) {}
+  using Ranges = std::shared_ptr<const std::vector<TailRange>>;
+  explicit Pin(at::Tensor tensor, at::Tensor down = {}, int64_t rank = 0, Ranges ranges = {})
+      : tensor_(std::move(tensor)),
+        down_(std::move(down)),
+        rank_(rank),
+        ranges_(std::move(ranges)) {}
   const at::Tensor& operator*() const { return tensor_; }
   const at::Tensor* operator->() const { return &tensor_; }
   /// The first half of the side branch, of `rank` rows; undefined and 0 without one.
   const at::Tensor& down() const { return down_; }
   int64_t rank() const { return rank_; }
+  /// Which rows of the matrix take which of the `rank`; empty where all take all.
+  std::span<const TailRange> ranges() const {
+    return ranges_ ? std::span(*ranges_) : std::span<const TailRange>();
+  }
 
  private:
   at::Tensor tensor_, down_;
   int64_t rank_;
+  Ranges ranges_;
 };
 
 /// A weight by handle: copies share one prepared tensor, which goes when the last copy does. An

@@ -33,7 +33,7 @@ void run_linear(CpuLinear layer, const Tensor& x, const Pin& packed, const Tenso
                 bool accumulate) {
   const Tensor rows = x.contiguous();
   const int64_t count = rows.numel() / layer.inputs;
-  layer.tail = packed.rank();
+  layer = with_tail(layer, packed.rank(), packed.ranges());
   const Recorded record(accumulate ? "linear+" : "linear", 2 * count * layer.inputs * layer.outputs,
                         [&] {
                           return fmt::format("{}>{} x{}{}", layer.inputs, layer.outputs, count,

@@ -58,6 +58,13 @@ Form int8_form(const CpuLinear& layer) {
 
 }  // namespace
 
+CpuLinear with_tail(CpuLinear layer, int64_t rank, std::span<const TailRange> ranges) {
+  layer.tail = rank;
+  layer.tail_ranges = ranges.data();
+  layer.tail_range_count = static_cast<int64_t>(ranges.size());
+  return layer;
+}
+
 CpuWeights weights_of(const Tensor& stored) {
   const CpuType type =
       stored.scalar_type() == at::kHalf ? CpuType::fp16 : *compute_type(stored.scalar_type());
@@ -70,9 +77,8 @@ Form linear_form(const CpuLinear& layer) {
       .name = "linear",
       .prepare =
           [layer](const Operands& operands, const Compute&) {
-            const std::optional<LowRank> side = operands.side();
-            CpuLinear whole = layer;
-            if (side) whole.tail = side->up.size(1);
+            const std::optional<Side> side = operands.side();
+            const CpuLinear whole = side ? with_tail(layer, side->up.size(1), side->ranges) : layer;
             const PackedFrom from(operands, layer.type);
             Tensor packed = operands.allocate(kernels().linear_weight_bytes(whole));
             void* const to = packed.mutable_data_ptr();
@@ -89,9 +95,8 @@ Form linear_form(const CpuLinear& layer) {
           },
       .size =
           [layer](const Operands& operands, const Compute&) {
-            CpuLinear whole = layer;
-            whole.tail = operands.side_rank();
-            return kernels().linear_weight_bytes(whole);
+            const std::vector<TailRange> ranges = operands.side_ranges();
+            return kernels().linear_weight_bytes(with_tail(layer, operands.side_rank(), ranges));
           }};
 }
 

@@ -29,6 +29,9 @@ class PackedFrom final : public CpuWeightReader {
   Tensor joined_;
 };
 
+/// `layer` with a tail of `rank` inputs in `ranges`, which must outlive the result.
+CpuLinear with_tail(CpuLinear layer, int64_t rank, std::span<const TailRange> ranges);
+
 /// A contiguous tensor of fp32, fp16 or bf16 as kernels read it.
 CpuWeights weights_of(const Tensor& stored);
 

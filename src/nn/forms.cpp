@@ -15,7 +15,7 @@ at::Tensor plain(const Operands& operands, const Compute& compute) {
 // A matrix, with the second half of its side branch as further columns.
 at::Tensor widened(const Operands& operands, const Compute& compute) {
   const at::Tensor weight = plain(operands, compute);
-  const std::optional<LowRank> side = operands.side();
+  const std::optional<Side> side = operands.side();
   return side ? at::cat({weight, side->up.to(weight.options())}, 1) : weight;
 }
 

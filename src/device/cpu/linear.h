@@ -18,6 +18,13 @@ enum class CpuEpilogue : uint8_t {
   geglu,  // the first half of the outputs times gelu of the second half
 };
 
+/// The tail's inputs that some outputs take: those up to `outputs_end` from where the range before
+/// ends. U is zero in the others, which are neither packed nor multiplied. Neither `first` nor
+/// `end` decreases from range to range.
+struct TailRange {
+  int64_t outputs_end, first, end;
+};
+
 /// A layer; decides the packed weight's form.
 struct CpuLinear {
   CpuType type;  // of x and y
@@ -25,6 +32,9 @@ struct CpuLinear {
   CpuEpilogue epilogue = CpuEpilogue::plain;
   int64_t tail = 0;  // outputs of D, inputs of U
   bool int8 = false;  // multiplied by CpuInt8Kernels (device/cpu/int8.h), which know no tail
+  /// Of all outputs, where there are any; else every output takes the whole tail. Not owned.
+  const TailRange* tail_ranges = nullptr;
+  int64_t tail_range_count = 0;
 };
 
 /// One application to `rows` rows. `accumulate` adds the result to what y holds (a residual).

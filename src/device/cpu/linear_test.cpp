@@ -169,6 +169,46 @@ TEST_P(LinearTest, TailsOfAnyLengthAreAdded) {
   expect_right({{type(), 3400, 1100, CpuEpilogue::gelu, 65}, 70});
 }
 
+// The rest of U is zero, and neither packed nor multiplied.
+TEST_P(LinearTest, OutputsMayTakePartsOfTheTail) {
+  const std::vector<std::vector<TailRange>> cuts = {
+      {{320, 0, 64}, {640, 64, 128}, {960, 128, 192}},  // as queries, keys and values
+      {{320, 0, 16}, {640, 16, 16}, {960, 16, 40}},  // none of some, and units in common
+      {{70, 0, 33}, {75, 33, 70}, {500, 33, 90}, {960, 90, 192}},  // ends within panels
+      {{1, 0, 8}, {2, 8, 16}, {3, 16, 24}, {960, 24, 32}},
+      {{960, 32, 64}},
+  };
+  for (const auto& ranges : cuts) {
+    for (const CpuEpilogue epilogue : {CpuEpilogue::plain, CpuEpilogue::geglu}) {
+      for (const int64_t inputs : {75, 2600}) {
+        Problem p{{type(), inputs, 960, epilogue, ranges.back().end}, 70, true, true, 3};
+        if (!kernels().linear_supported(p.layer)) return;
+        Data d = make_data(p);
+        int64_t output = 0;
+        for (const TailRange& range : ranges)
+          for (; output < range.outputs_end; ++output)
+            for (int64_t k = 0; k < p.layer.tail; ++k)
+              if (k < range.first || k >= range.end)
+                d.tail_weights.set(output * p.layer.tail + k, 0);
+        const Array whole = run(kernels(), p, d, SerialParallel());
+        const int64_t whole_bytes = kernels().linear_weight_bytes(p.layer);
+        p.layer.tail_ranges = ranges.data();
+        p.layer.tail_range_count = static_cast<int64_t>(ranges.size());
+        EXPECT_LE(kernels().linear_weight_bytes(p.layer), whole_bytes);
+        EXPECT_TRUE(whole == run(kernels(), p, d, SerialParallel())) << ranges.size() << inputs;
+        EXPECT_TRUE(whole == run(kernels(), p, d, SpawnParallel(3))) << ranges.size() << inputs;
+      }
+    }
+  }
+  const CpuLinear all{type(), 64, 960, CpuEpilogue::plain, 192};
+  CpuLinear parts = all;
+  parts.tail_ranges = cuts[0].data();
+  parts.tail_range_count = 3;
+  if (kernels().linear_supported(all)) {
+    EXPECT_LT(kernels().linear_weight_bytes(parts), kernels().linear_weight_bytes(all));
+  }
+}
+
 TEST_P(LinearTest, GapsBetweenRowsAreLeftAlone) {
   expect_right({{type(), 64, 70}, 37, true, true, 5});
 }

@@ -229,7 +229,7 @@ struct ConvMemory {
     const int64_t most = tasks.halves(grid) / 2 + 1 + ConvTasks<T>::segments(grid, tasks.rows);
     plane = ConvTasks<T>::plane_bytes(grid, tasks.rows);
     bands = shape.depth * kParts<T> * plane;
-    steps = round_up(shape.steps() * DepthSteps<T>::kBytes, 64);
+    steps = round_up(DepthSteps<T>::bytes(shape.steps()), 64);
     blocks = round_up(most * int64_t{sizeof(RowBlock)}, 64);
     sums = walk(shape, most).sum_bytes(most);
   }

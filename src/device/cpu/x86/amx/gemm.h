@@ -73,21 +73,24 @@ struct Output {
 struct Depth {
   int64_t a_stride;  // bytes from row to row
   int64_t steps;
-  const int64_t* a;  // [steps][kProducts]
-  const int64_t* b;
+  const int64_t* a;  // [windows][steps][kProducts]
+  const int64_t* b;  // [steps][kProducts]
+  const int32_t* windows = nullptr;  // by panel; nullptr: all are 0
 };
 
-/// The arrays of a Depth.
+/// The arrays of a Depth; panels may differ in where their steps lie in A: in their window.
 template <class N>
 class DepthSteps {
  public:
-  static constexpr int64_t kBytes = kProducts<N> * 2 * int64_t{sizeof(int64_t)};  // per step
+  static constexpr int64_t bytes(int64_t steps, int64_t windows = 1) {
+    return steps * kProducts<N> * (windows + 1) * int64_t{sizeof(int64_t)};
+  }
   DepthSteps(void* memory, int64_t steps)
-      : steps_(steps), a_(static_cast<int64_t*>(memory)), b_(a_ + steps * kProducts<N>) {}
+      : steps_(steps), b_(static_cast<int64_t*>(memory)), a_(b_ + steps * kProducts<N>) {}
   /// Step `step` of a row begins at `at`, its parts `part_bytes` apart.
-  void set(int64_t step, int64_t at, int64_t part_bytes) {
+  void set(int64_t step, int64_t at, int64_t part_bytes, int64_t window = 0) {
     for (int64_t i = 0; i < kProducts<N>; ++i) {
-      a_[step * kProducts<N> + i] = at + kPartPairs[i].a * part_bytes;
+      a_[(window * steps_ + step) * kProducts<N> + i] = at + kPartPairs[i].a * part_bytes;
       b_[step * kProducts<N> + i] = step * kStepBytes<N> + kPartPairs[i].b * 2 * kTileBytes;
     }
   }
@@ -95,7 +98,7 @@ class DepthSteps {
 
  private:
   int64_t steps_;
-  int64_t *a_, *b_;
+  int64_t *b_, *a_;
 };
 
 template <CpuEpilogue epilogue, Precision kExact>
@@ -196,10 +199,11 @@ class PanelProducts {
   ATELIER_INLINE_MEMBER void run(const RowBlock& block, int64_t panel_index, int64_t begin,
                                  int64_t end, char* sums, const char* fetch,
                                  const char* fetch_end) {
+    const int64_t window = depth_.windows == nullptr ? 0 : depth_.windows[panel_index];
     const TileProduct product{.a = block.a,
                               .a_half = block.a_half,
                               .a_stride = depth_.a_stride,
-                              .a_steps = depth_.a + begin * kProducts<N>,
+                              .a_steps = depth_.a + (window * depth_.steps + begin) * kProducts<N>,
                               .b = panel(panel_index),
                               .b_steps = depth_.b + begin * kProducts<N>,
                               .steps = (end - begin) * kProducts<N>,

@@ -75,16 +75,18 @@ const float* scales_of(const LinearShape& shape, const void* packed) {
   return reinterpret_cast<const float*>(static_cast<const char*>(packed) + panels_bytes<N>(shape));
 }
 
-/// Working memory of one task: copied rows, sums, the depth's steps, and the tail's inputs.
+/// Working memory of one task: copied rows, sums, the depth's steps, the panels' windows, and the
+/// tail's inputs.
 template <class N>
 struct LinearMemory {
-  int64_t copies, sums, steps, tails;  // bytes of each part
+  int64_t copies, sums, steps, windows, tails;  // bytes of each part
   LinearMemory(const LinearShape& shape, const LinearTasks<N>& tasks)
       : copies(max64(2, tasks.blocks_per_task) * block_bytes<N>(shape)),
         sums(walk(shape, tasks.blocks_per_task).sum_bytes(tasks.blocks_per_task)),
-        steps(shape.steps * DepthSteps<N>::kBytes),
+        steps(DepthSteps<N>::bytes(shape.steps, shape.windows.count())),
+        windows(shape.windows.count() > 1 ? round_up(shape.panels * 4, 64) : 0),
         tails(LinearTail<N>::bytes(shape, tasks.blocks_per_task)) {}
-  int64_t bytes() const { return copies + sums + steps + tails; }
+  int64_t bytes() const { return copies + sums + steps + windows + tails; }
   static PanelWalk<N> walk(const LinearShape& shape, int64_t count) {
     return {shape.steps, count, true};
   }
@@ -112,6 +114,27 @@ void run_along_rows(const LinearShape& shape, LinearRows<N>& rows, bool kept,
   products.finish();
 }
 
+/// Where the steps of each panel lie in a row; `windows` has room for one number a panel where
+/// there are several windows.
+template <class N>
+Depth depth_of(const LinearShape& shape, DepthSteps<N>& steps, int32_t* windows) {
+  const int64_t count = shape.windows.count();
+  for (int64_t window = 0; window < count; ++window) {
+    const int64_t first = shape.windows.first(window);
+    for (int64_t step = 0; step < shape.steps; ++step) {
+      const int64_t at = step < shape.main.steps ? step : step + first;
+      steps.set(step, at * kStepBytes<N>, 2 * kTileBytes, window);
+    }
+  }
+  Depth depth = steps.depth(kTileWidth * 2);
+  if (count == 1) return depth;
+  for (int64_t panel = 0; panel < shape.panels; ++panel) {
+    windows[panel] = static_cast<int32_t>(shape.windows.of_panel(panel));
+  }
+  depth.windows = windows;
+  return depth;
+}
+
 /// Ranges [part, parts_end) of panels for one of the tasks that rows are cut into.
 template <CpuEpilogue epilogue, class N>
 void run_linear_task(const LinearShape& shape, const LinearTasks<N>& tasks, const CpuLinearRun& run,
@@ -122,17 +145,15 @@ void run_linear_task(const LinearShape& shape, const LinearTasks<N>& tasks, cons
   const int64_t last = shape.panels * parts_end / tasks.panel_tasks;
   const LinearMemory<N> parts(shape, tasks);
   char* const sums = memory + parts.copies;
-  DepthSteps<N> depth(sums + parts.sums, shape.steps);
-  for (int64_t step = 0; step < shape.steps; ++step) {
-    depth.set(step, step * kStepBytes<N>, 2 * kTileBytes);
-  }
+  char* const behind = sums + parts.sums + parts.steps;
+  DepthSteps<N> steps(sums + parts.sums, shape.steps);
+  const Depth depth = depth_of(shape, steps, reinterpret_cast<int32_t*>(behind));
   const bool shallow = kParts<N> == 1 && shape.steps <= kShallow;
-  PanelProducts<epilogue, N> products(depth.depth(kTileWidth * 2),
-                                      static_cast<const char*>(run.packed),
+  PanelProducts<epilogue, N> products(depth, static_cast<const char*>(run.packed),
                                       {static_cast<Stored<N>*>(run.y), shape.columns,
                                        run.accumulate, scales_of<N>(shape, run.packed)});
   LinearRows<N> rows(shape, run, first_block, memory);
-  LinearTail<N> tail(shape, run, rows, depth, count, sums + parts.sums + parts.steps);
+  LinearTail<N> tail(shape, run, rows, depth, count, behind + parts.windows);
   const bool tailed = !kQuantised<N> && shape.tail.steps > 0;
   // Quantised rows and tails take longer to make than to read again.
   const bool kept = kQuantised<N> || tailed;
@@ -197,12 +218,14 @@ int64_t linear_weight_bytes(const CpuLinear& layer) {
 }
 void pack_range(const CpuLinear& layer, const LinearShape& shape, const InputRange& range,
                 const CpuWeights& weights, void* packed, const Parallel& parallel) {
+  const bool tail = range.first_step > 0;
   with_type(layer.type, [&](auto number) {
-    for_weights(weights, range.inputs, 16, shape.panels, parallel,
-                [&](const auto& rows, int64_t panel) {
-                  pack_linear_panel<decltype(number)>(shape, range, rows, panel,
-                                                      static_cast<char*>(packed));
-                });
+    for_weights(
+        weights, range.inputs, 16, shape.panels, parallel, [&](const auto& rows, int64_t panel) {
+          const int64_t window = tail ? shape.windows.of_panel(panel) : 0;
+          pack_linear_panel<decltype(number)>(shape, range, tail ? shape.windows.first(window) : 0,
+                                              rows, panel, static_cast<char*>(packed));
+        });
   });
 }
 void pack_linear(const CpuLinear& layer, const CpuWeights& weights, void* packed,
@@ -213,7 +236,8 @@ void pack_linear(const CpuLinear& layer, const CpuWeights& weights, void* packed
 void pack_linear_tail(const CpuLinear& layer, const CpuWeights& weights, void* packed,
                       const Parallel& parallel) {
   const LinearShape shape(layer);
-  pack_range(layer, shape, shape.tail, weights, packed, parallel);
+  const InputRange window{shape.tail.inputs, shape.main.steps, shape.windows.width()};
+  pack_range(layer, shape, window, weights, packed, parallel);
 }
 /// Calls body with the epilogue as a constant.
 template <class F>

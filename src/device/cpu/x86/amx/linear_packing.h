@@ -3,6 +3,7 @@
 
 #include "device/cpu/linear.h"
 #include "device/cpu/x86/amx/gemm.h"
+#include "device/cpu/x86/simd/tail_windows.h"
 
 namespace atelier {
 namespace {
@@ -14,15 +15,20 @@ struct InputRange {
 };
 
 /// How a layer's columns are packed: a panel of a gated layer has 16 columns and their 16 gates.
+/// `steps` are those of a panel; rows have `row_steps`, with the whole tail.
 struct LinearShape {
-  int64_t outputs, steps, panels, columns;
+  int64_t outputs;
+  TailWindows windows;
   InputRange main, tail;
+  int64_t steps, row_steps, panels, columns;
   bool gated;
   explicit LinearShape(const CpuLinear& layer, int64_t step_depth = kTileWidth)
       : outputs(layer.outputs),
-        steps(divide_up(layer.inputs, step_depth) + divide_up(layer.tail, step_depth)),
+        windows(layer, kPanelColumns, step_depth),
         main{layer.inputs, 0, divide_up(layer.inputs, step_depth)},
-        tail{layer.tail, main.steps, steps - main.steps},
+        tail{layer.tail, main.steps, windows.units()},
+        steps(main.steps + windows.width()),
+        row_steps(main.steps + tail.steps),
         gated(layer.epilogue == CpuEpilogue::geglu) {
     columns = gated ? outputs / 2 : outputs;
     panels = divide_up(columns, gated ? 16 : kPanelColumns);
@@ -39,9 +45,9 @@ struct LinearShape {
   }
 };
 
-/// The steps of one range: weights [outputs][range.inputs].
+/// `range.steps` steps of one range from `skipped` on: weights [outputs][range.inputs].
 template <class T, class S>
-void pack_linear_panel(const LinearShape& shape, const InputRange& range,
+void pack_linear_panel(const LinearShape& shape, const InputRange& range, int64_t skipped,
                        const WeightRows<S>& weights, int64_t panel, char* packed) {
   for (int64_t tile = 0; tile < 2; ++tile) {
     const int64_t present = shape.present(panel, tile);
@@ -50,10 +56,11 @@ void pack_linear_panel(const LinearShape& shape, const InputRange& range,
     for (int64_t step = 0; step < range.steps; ++step, out += kStepBytes<T>) {
       __m512i rows[kParts<T>][16];
       for (int64_t i = 0; i < 16; ++i) {
-        const int64_t left = i < present ? range.inputs - step * kTileWidth : 0;
+        const int64_t k = (skipped + step) * kTileWidth;
+        const int64_t left = i < present ? range.inputs - k : 0;
         const S* row = first + (i < present ? i * range.inputs : 0);
         __m512i parts[kParts<T>];
-        split<T>(row + (left > 0 ? step * kTileWidth : 0), left, parts);
+        split<T>(row + (left > 0 ? k : 0), left, parts);
         for (int part = 0; part < kParts<T>; ++part) rows[part][i] = parts[part];
       }
       for (int part = 0; part < kParts<T>; ++part) {

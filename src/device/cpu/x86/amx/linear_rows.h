@@ -63,7 +63,7 @@ void quantise_rows(const CpuLinearRun& run, const LinearShape& shape, int64_t fi
 
 template <class N>
 int64_t block_bytes(const LinearShape& shape) {
-  return shape.steps * kStepBytes<N>;
+  return shape.row_steps * kStepBytes<N>;
 }
 
 /// Some blocks of rows, copied to where products read them.
@@ -134,7 +134,7 @@ class LinearTail {
     return blocks * (shape.tail_panels() * kSumBytes + numbers * int64_t{sizeof(T)});
   }
   LinearTail(const LinearShape& shape, const CpuLinearRun& run, const LinearRows<N>& rows,
-             const DepthSteps<N>& depth, int64_t count, char* memory)
+             const Depth& depth, int64_t count, char* memory)
       : shape_(shape),
         rows_(rows),
         count_(count),
@@ -186,9 +186,9 @@ class LinearTail {
   }
 
  private:
-  static Depth main_of(const DepthSteps<N>& depth, const LinearShape& shape) {
-    Depth main = depth.depth(kTileWidth * 2);
+  static Depth main_of(Depth main, const LinearShape& shape) {
     main.steps = shape.main.steps;
+    main.windows = nullptr;
     return main;
   }
 

@@ -15,6 +15,7 @@
 #include "device/cpu/x86/simd/columns.h"
 #include "device/cpu/x86/simd/epilogue.h"
 #include "device/cpu/x86/simd/quantise.h"
+#include "device/cpu/x86/simd/tail_windows.h"
 
 namespace atelier {
 namespace {
@@ -68,15 +69,17 @@ class LinearKernel {
 
   explicit LinearKernel(const CpuLinear& layer)
       : outputs_(layer.outputs),
+        windows_(layer, kPanel, kWord),
         main_{layer.inputs, 0, Products<N>::words(layer.inputs)},
-        tail_{layer.tail, main_.words, Products<N>::words(layer.tail)},
+        tail_{layer.tail, main_.words, windows_.units()},
         words_(main_.words + tail_.words),
+        panel_words_(main_.words + windows_.width()),
         epilogue_(layer.epilogue),
         gated_(layer.epilogue == CpuEpilogue::geglu),
         columns_(gated_ ? outputs_ / 2 : outputs_) {}
 
   int64_t panels() const { return divide_up(columns_, gated_ ? kPanel / 2 : kPanel); }
-  int64_t panel_bytes() const { return words_ * kPanel * kStored; }
+  int64_t panel_bytes() const { return panel_words_ * kPanel * kStored; }
   int64_t panels_bytes() const { return panels() * panel_bytes(); }
   int64_t weight_bytes() const { return panels_bytes() + outputs_ * Products<N>::kOutputBytes; }
   int64_t scratch_bytes(int64_t rows, int threads) const {
@@ -88,7 +91,8 @@ class LinearKernel {
 
   const InputWords& main() const { return main_; }
   const InputWords& tail() const { return tail_; }
-  /// The words of one range: weights [outputs][range.inputs].
+  /// The words of one range, of the tail those that the panel takes: weights
+  /// [outputs][range.inputs].
   template <class S>
   void pack(const InputWords& range, const WeightRows<S>& weights, int64_t panel,
             char* packed) const;
@@ -115,15 +119,19 @@ class LinearKernel {
   void copy_rows(const CpuLinearRun& run, int64_t first, int64_t count, Word* to,
                  float* scales) const;
   void add_tail(const void* down, int64_t count, Word* rows, float* sums, T* tail) const;
-  void multiply(const Word* x, int64_t stride, int64_t rows, const char* panel, float* sums) const;
+  void multiply(const Word* x, int64_t stride, int64_t rows, const char* panel, int64_t skipped,
+                float* sums) const;
+  /// Words of the tail before those that a panel takes.
+  int64_t skipped(int64_t panel) const { return windows_.first(windows_.of_panel(panel)); }
   void finish(const CpuLinearRun& run, int64_t first, int64_t rows, int64_t panel,
               const float* sums, const float* scales) const;
   void copy_range(const InputWords& range, const T* x, int64_t stride, int64_t count,
                   Word* to) const;
 
   int64_t outputs_;
+  TailWindows windows_;
   InputWords main_, tail_;
-  int64_t words_;
+  int64_t words_, panel_words_;  // of a row, with the whole tail, and of a panel
   CpuEpilogue epilogue_;
   bool gated_;
   int64_t columns_;  // of y
@@ -140,19 +148,22 @@ void LinearKernel<N>::pack(const InputWords& range, const WeightRows<S>& weights
   const int64_t present = max64(0, min64(part, columns_ - first));
   const S* const values = weights.rows(first, present);
   const S* const gates = gated_ ? weights.rows(columns_ + first, present, part) : values;
-  for (int64_t k = 0; k < range.words * kWord; k += kDepth) {
+  const bool tail = range.first > 0;
+  const int64_t from = tail ? skipped(panel) * kWord : 0;
+  const int64_t depth = (tail ? windows_.width() : range.words) * kWord;
+  for (int64_t k = 0; k < depth; k += kDepth) {
     // Values and gates come from two places; read_columns() is for one, so it is called per vector.
     for (int64_t column = 0; column < kPanel; column += kLanes) {
       const bool gate = gated_ && column >= part;
       const int64_t output = column - (gate ? part : 0);
       alignas(64) float vectors[kDepth * kLanes];
       read_columns((gate ? gates : values) + output * range.inputs, range.inputs, present - output,
-                   k, kDepth, kLanes, vectors);
+                   from + k, kDepth, kLanes, vectors);
       for (int64_t i = 0; i < kDepth; ++i) {
         store(columns + i * kPanel + column, load_aligned(vectors + i * kLanes));
       }
     }
-    for (int64_t i = 0; i < min64(kDepth, range.words * kWord - k); i += kWord) {
+    for (int64_t i = 0; i < min64(kDepth, depth - k); i += kWord) {
       for (int64_t column = 0; column < kPanel; column += kLanes) {
         const Vec low = load_aligned(columns + i * kPanel + column);
         if constexpr (kWidened) {
@@ -224,7 +235,7 @@ void LinearKernel<N>::add_tail(const void* down, int64_t count, Word* rows, floa
                          .y_stride = tail_.inputs};
   for (int64_t panel = 0; panel < first.panels(); ++panel) {
     first.multiply(rows, words_, count,
-                   static_cast<const char*>(down) + panel * first.panel_bytes(), sums);
+                   static_cast<const char*>(down) + panel * first.panel_bytes(), 0, sums);
     first.finish(run, 0, count, panel, sums, nullptr);
   }
   copy_range(tail_, tail, tail_.inputs, count, rows);
@@ -241,16 +252,18 @@ void LinearKernel<N>::copy_range(const InputWords& range, const T* x, int64_t st
   }
 }
 
-// sums [rows][kPanel] = x times one panel; rows past the last repeat it.
+// sums [rows][kPanel] = x times one panel, which skips words of the tail; rows past the last repeat
+// it.
 template <class N>
 void LinearKernel<N>::multiply(const Word* x, int64_t stride, int64_t rows, const char* panel,
-                               float* sums) const {
-  for (int64_t w0 = 0; w0 < words_; w0 += kStrip) {
-    const int64_t n = min64(kStrip, words_ - w0);
+                               int64_t skipped, float* sums) const {
+  for (int64_t w0 = 0, n = 0; w0 < panel_words_; w0 += n) {
+    n = min64(kStrip, (w0 < main_.words ? main_.words : panel_words_) - w0);
+    const int64_t place = w0 < main_.words ? w0 : w0 + skipped;
     for (int64_t row = 0; row < rows; row += kLinearRows) {
       const Word* a[kLinearRows];
       ATELIER_UNROLL for (int r = 0; r < kLinearRows; ++r) {
-        a[r] = x + min64(row + r, rows - 1) * stride + w0;
+        a[r] = x + min64(row + r, rows - 1) * stride + place;
       }
       const char* b = panel + w0 * kPanel * kStored;
       float* out = sums + row * kPanel;
@@ -336,7 +349,7 @@ void LinearKernel<N>::run(const CpuLinearRun& run, const Parallel& parallel) con
       const int64_t last = panels() * (part + 1) / panel_tasks;
       for (int64_t panel = panels() * part / panel_tasks; panel < last; ++panel) {
         const char* packed = static_cast<const char*>(run.packed) + panel * panel_bytes();
-        multiply(x, stride, rows, packed, static_cast<float*>(sums.data()));
+        multiply(x, stride, rows, packed, skipped(panel), static_cast<float*>(sums.data()));
         finish(run, first, rows, panel, static_cast<const float*>(sums.data()), scales);
       }
     }
