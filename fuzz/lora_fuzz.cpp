@@ -19,6 +19,9 @@ const WeightShapes kWeights{{"12x8.weight", {12, 8}},
                             {"12x12x3x3.weight", {12, 12, 3, 3}},
                             {"16x4x3x3.weight", {16, 4, 3, 3}},
                             {"8x4x3x3.weight", {8, 4, 3, 3}},
+                            {"6x4x2x2.weight", {6, 4, 2, 2}},
+                            {"8x4x2x2.weight", {8, 4, 2, 2}},
+                            {"4x4x2x2.weight", {4, 4, 2, 2}},
                             {"12x8.bias", {12}}};
 constexpr KeyLayout kLayouts[] = {{.name = "own", .signature = "12x8.weight"}};
 

@@ -63,6 +63,7 @@ constexpr Ending kEndings[] = {
     {".b2.weight", LoraRole::glora_b2},
     {".bm.weight", LoraRole::glora_bm},
     {".oft_blocks", LoraRole::oft_blocks},
+    {".oft_diag", LoraRole::oft_turns},
     {".rescale", LoraRole::rescale},
     {".oft_R.weight", LoraRole::oft_vectors},
     {".oft_R.default.weight", LoraRole::oft_vectors},
@@ -76,9 +77,9 @@ constexpr Ending kEndings[] = {
     {".set_weight", LoraRole::set},
     {".set_bias", LoraRole::set_bias},
     {".dora_scale", LoraRole::magnitude},
-    {".lora_magnitude_vector", LoraRole::magnitude},
-    {".lora_magnitude_vector.weight", LoraRole::magnitude},
-    {".lora_magnitude_vector.default.weight", LoraRole::magnitude},
+    {".lora_magnitude_vector", LoraRole::row_magnitude},
+    {".lora_magnitude_vector.weight", LoraRole::row_magnitude},
+    {".lora_magnitude_vector.default.weight", LoraRole::row_magnitude},
     {".alpha", LoraRole::alpha},
 };
 

@@ -38,6 +38,7 @@ enum class LoraRole : uint8_t {
   glora_b2,
   glora_bm,
   oft_blocks,
+  oft_turns,
   rescale,
   oft_vectors,
   oft_scaled,
@@ -47,7 +48,8 @@ enum class LoraRole : uint8_t {
   diff_bias,
   set,
   set_bias,
-  magnitude,
+  magnitude,  // of rows or of input channels, as its shape says
+  row_magnitude,  // of rows, whatever its shape
   alpha,
 };
 
