@@ -30,7 +30,7 @@ struct PatchTest : ::testing::Test {
       blocks[i] = static_cast<std::byte>(i % 34 < 2 ? 17 : i * 7);
     source->put("q", {6, 32}, Encoding::q8_0, blocks);
     one = std::make_shared<Product>(at::randn({6, 2}), at::randn({2, 32}));
-    two = std::make_shared<Product>(at::randn({3, 4}), at::randn({4, 32}));
+    two = std::make_shared<Product>(at::randn({3, 2}), at::randn({2, 32}));
   }
   at::Tensor stored(const std::string& name) const {
     const TensorInfo& info = source->tensors().find(name)->second;
@@ -100,17 +100,31 @@ TEST_F(PatchTest, RunBesideQuantisedMatrices) {
   residency.set_patches(
       {{"q.weight", {{one, 0, 6, 0.5}, {two, 3, 3, -1}}}, {"b.weight", {{two, 1, 3, 2}}}});
   const Pin pin = q.pin();
-  ASSERT_EQ(pin.rank(), 2 + 4 + 4);
+  ASSERT_EQ(pin.rank(), 2 + 2 + 2);
   EXPECT_TRUE(at::equal(pin->narrow(1, 0, 32).narrow(0, 0, 6), stored("q")));
   at::Tensor want = at::zeros({10, 32});
   want.narrow(0, 0, 6).add_(delta(*one), 0.5);
   want.narrow(0, 3, 3).sub_(delta(*two));
   want.narrow(0, 7, 3).add_(delta(*two), 2);
   expect_equal(at::matmul(pin->narrow(1, 32, pin.rank()), pin.down()), want);
-  EXPECT_EQ(residency.weight_bytes(), Bytes((10 * 42 + 10 * 32) * 4));
+  EXPECT_EQ(residency.weight_bytes(), Bytes((10 * (32 + 6) + 6 * 32) * 4));
   residency.set_patches({});
   EXPECT_EQ(q.pin().rank(), 0);
   EXPECT_EQ(q.pin()->size(1), 32);
+}
+
+TEST_F(PatchTest, ProductsThatCostMoreThanTheMatrixAreMerged) {
+  const Weight q = bind("q").as(beside_form());
+  const auto of_rank = [](int64_t rank) {
+    return std::make_shared<Product>(at::randn({6, rank}), at::randn({rank, 32}));
+  };
+  const auto three = of_rank(3), five = of_rank(5);
+  residency.set_patches({{"q.weight", {{one, 0, 6, 0.5}, {three, 0, 6, 1}}}});
+  EXPECT_EQ(q.pin().rank(), 5);  // 5 (6 + 32) of 6 * 32 products
+  residency.set_patches({{"q.weight", {{one, 0, 6, 0.5}, {five, 0, 6, 1}}}});
+  EXPECT_EQ(q.pin().rank(), 0);
+  EXPECT_FALSE(q.with_stored([](const Operands&) {}));
+  expect_equal(*q.pin(), stored("q") + 0.5 * delta(*one) + delta(*five));
 }
 
 TEST_F(PatchTest, WhatIsNoProductIsMergedIntoQuantisedMatricesToo) {

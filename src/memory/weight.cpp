@@ -13,6 +13,23 @@
 namespace atelier {
 namespace {
 
+// Whether all patches joined, of rank r, cost at most what the matrix [out, in] itself does:
+// r (in + out) products beside in times out. Depends on nothing but patches and shapes.
+bool pays_beside(const std::vector<Operand>& operands, const OperandPatches& patches) {
+  int64_t out = 0, elements = 0, rank = 0;
+  for (const Operand& operand : operands) {
+    out += operand.shape[0];
+    elements += elements_of(operand.shape);
+  }
+  for (const auto& of_one : patches)
+    for (const PlacedPatch& placed : of_one) {
+      const std::optional<LowRank> product = placed.patch->low_rank();
+      if (!product) return false;
+      rank += product->up.size(1);
+    }
+  return rank * (out + elements / out) <= elements;
+}
+
 // Whether the layer can leave the stored matrix alone and run its patches beside it.
 bool runs_beside(const std::vector<Operand>& operands, const OperandPatches& patches) {
   const auto quantised = [](const WeightPart& part) {
@@ -23,10 +40,7 @@ bool runs_beside(const std::vector<Operand>& operands, const OperandPatches& pat
         return std::ranges::any_of(operand.parts, quantised);
       }))
     return false;
-  for (const auto& of_one : patches)
-    for (const PlacedPatch& placed : of_one)
-      if (!placed.patch->low_rank()) return false;
-  return true;
+  return pays_beside(operands, patches);
 }
 
 int64_t prepared_bytes(const at::Tensor& tensor) {
