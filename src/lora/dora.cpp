@@ -52,8 +52,9 @@ ChangePtr make_dora(ChangePtr inner, const LoraModule& module, int64_t kernel) {
       count == rows && (rows_meant || magnitude.dim() < 2 || magnitude.size(0) == rows);
   const bool of_channels =
       !rows_meant && count == in && magnitude.dim() > 1 && magnitude.size(0) == 1;
-  require(of_rows || of_channels, module, role,
-          rows_meant ? fmt::format("{} numbers", rows) : fmt::format("[{}, 1] or [1, {}]", rows, in));
+  require(
+      of_rows || of_channels, module, role,
+      rows_meant ? fmt::format("{} numbers", rows) : fmt::format("[{}, 1] or [1, {}]", rows, in));
   return std::make_shared<DoraChange>(
       std::move(inner), of_rows ? magnitude.reshape({rows, 1, 1}) : magnitude.reshape({1, in, 1}),
       of_rows);
