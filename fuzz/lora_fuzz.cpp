@@ -11,15 +11,13 @@ namespace {
 using namespace atelier;
 
 /// One weight for each shape that the seeds change.
-const WeightShapes kWeights{{"12x8.weight", {12, 8}},
-                            {"16x8.weight", {16, 8}},
-                            {"24x20.weight", {24, 20}},
-                            {"36x36.weight", {36, 36}},
-                            {"8x6x3x3.weight", {8, 6, 3, 3}},
-                            {"12x12x3x3.weight", {12, 12, 3, 3}},
-                            {"16x4x3x3.weight", {16, 4, 3, 3}},
-                            {"8x4x3x3.weight", {8, 4, 3, 3}},
-                            {"12x8.bias", {12}}};
+const WeightShapes kWeights{
+    {"12x8.weight", {12, 8}},           {"16x8.weight", {16, 8}},
+    {"24x20.weight", {24, 20}},         {"36x36.weight", {36, 36}},
+    {"8x6x3x3.weight", {8, 6, 3, 3}},   {"12x12x3x3.weight", {12, 12, 3, 3}},
+    {"16x4x3x3.weight", {16, 4, 3, 3}}, {"8x4x3x3.weight", {8, 4, 3, 3}},
+    {"6x4x2x2.weight", {6, 4, 2, 2}},   {"8x4x2x2.weight", {8, 4, 2, 2}},
+    {"4x4x2x2.weight", {4, 4, 2, 2}},   {"12x8.bias", {12}}};
 constexpr KeyLayout kLayouts[] = {{.name = "own", .signature = "12x8.weight"}};
 
 void check_product(const WeightPatch& patch, const at::Tensor& rows) {

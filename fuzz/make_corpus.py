@@ -185,6 +185,34 @@ def nested():
     return out.getvalue()
 
 
+def parameter_dict():
+    """A textual inversion: a module whose state has the parameters, and its own keys."""
+    out = Opcodes()
+    out.write(b"\x80\x02}")
+    out.text("string_to_param")
+    out.write(b"ctorch.nn.modules.container\nParameterDict\n)\x81}(")
+    out.text("training")
+    out.write(b"\x88")
+    out.text("_parameters")
+    out.write(b"}")
+    out.text("*")
+    out.tensor("0", "FloatStorage", 4, [1, 4], [4, 1])
+    out.write(b"s")
+    out.text("_keys")
+    out.write(b"}")
+    out.text("*")
+    out.write(b"Nsubs.")
+    return out.getvalue()
+
+
+def lone_tensor():
+    out = Opcodes()
+    out.write(b"\x80\x02")
+    out.tensor("0", "FloatStorage", 4, [1, 4], [4, 1])
+    out.write(b".")
+    return out.getvalue()
+
+
 def zipped(pkl, storages, compression=zipfile.ZIP_STORED):
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", compression) as archive:
@@ -204,10 +232,13 @@ def write_torch():
         save("pickle", f"plain{protocol}", pickle.dumps(plain, protocol))
     save("pickle", "state_dict", state_dict())
     save("pickle", "nested", nested())
+    save("pickle", "parameters", parameter_dict())
     save("pickle", "foreign_global", b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00ls\x85R.")
     save("pickle", "self_reference", b"\x80\x02]q\x01h\x01a.")
     save("torch_zip", "state_dict", zipped(state_dict(), {"0": bytes(24), "1": bytes(4)}))
     save("torch_zip", "nested", zipped(nested(), {"0": bytes(8)}))
+    save("torch_zip", "parameters", zipped(parameter_dict(), {"0": bytes(16)}))
+    save("torch_zip", "lone_tensor", zipped(lone_tensor(), {"0": bytes(16)}))
     save("torch_zip", "compressed", zipped(nested(), {"0": bytes(8)}, zipfile.ZIP_DEFLATED))
     save("torch_zip", "cyclic", zipped(b"\x80\x02}q\x01X\x01\x00\x00\x00kh\x01s.", {}))
 

@@ -44,7 +44,8 @@ TEST_P(Golden, HoldsWhatItsWriterPutIn) {
 INSTANTIATE_TEST_SUITE_P(Files, Golden,
                          testing::Values("dtypes.safetensors", "packed.safetensors",
                                          "plain.safetensors", "types.gguf", "state.pt",
-                                         "protocol5.pt", "training.ckpt", "embedding.pt"),
+                                         "protocol5.pt", "training.ckpt", "embedding.pt",
+                                         "parameters.pt", "parameters_first.pt", "bare_tensor.pt"),
                          [](const auto& instance) {
                            std::string name = instance.param;
                            for (char& c : name) c = c == '.' ? '_' : c;
@@ -84,7 +85,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Refusal{"object.ckpt", kUnsupported, "'__main__.Unknown'"},
                     Refusal{"namespace.ckpt", kUnsupported, "'argparse.Namespace'"},
                     Refusal{"numpy_scalar.ckpt", kUnsupported, "'numpy._core.multiarray.scalar'"},
-                    Refusal{"bare_tensor.pt", kUnsupported, "a single tensor"},
+                    Refusal{"list.pt", kUnsupported, "another value"},
                     Refusal{"expanded.pt", kUnsupported, "an expanded view, strides [0, 0]"},
                     Refusal{"quantised.pt", kUnsupported, "'torch._utils._rebuild_qtensor'"},
                     Refusal{"script.pt", kUnsupported, "a TorchScript program"},

@@ -220,13 +220,31 @@ void PickleMachine::reduce() {
   push(std::move(call));
 }
 
-/// The state of a dict (a state dict's `_metadata`) says nothing about tensors and is dropped.
-void PickleMachine::build() {
+/// Of all classes, torch's dictionary of parameters alone is let in.
+void PickleMachine::new_object() {
+  const size_t base = marks_.empty() ? 0 : marks_.back();
+  const PickleGlobal* type =
+      stack_.size() < base + 2 ? nullptr : tree_[stack_[stack_.size() - 2]].global;
+  if (!type || type->role != GlobalRole::parameter_dict) refuse("opcodes", "NEWOBJ");
   pop_id();
+  pop_id();
+  push({.kind = PickleKind::dict, .global = type});
+}
+
+/// The state of a dict (a state dict's `_metadata`) says nothing about tensors and is dropped; that
+/// of a dictionary of parameters has them.
+void PickleMachine::build() {
+  const PickleId state = pop_id();
   const PickleId id = pop_id();
   stack_.push_back(id);
   if (tree_[id].kind != PickleKind::dict)
     refuse("opcodes", "BUILD of an object other than a dictionary");
+  if (!tree_[id].global || tree_[id].global->role != GlobalRole::parameter_dict) return;
+  if (tree_[state].kind != PickleKind::dict) fail("a state as a dictionary", "another value");
+  const std::vector<PickleId>& entries = tree_[state].items;
+  for (size_t i = 0; i < entries.size(); i += 2)
+    if (tree_[entries[i]].text == "_parameters" && tree_[entries[i + 1]].kind == PickleKind::dict)
+      return extend(PickleKind::dict, std::vector(tree_[entries[i + 1]].items));
 }
 
 void PickleMachine::persistent() {

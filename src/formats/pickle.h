@@ -26,6 +26,7 @@ enum class GlobalRole : uint8_t {
   untyped_storage,
   dtype,
   ordered_dict,
+  parameter_dict,  // a module: its parameters are the `_parameters` of its state
   set,
   size,  // torch.Size: a tuple
   opaque,  // harmless and unused: a device, a layout, encoded bytes
@@ -66,7 +67,8 @@ struct PickleValue {
   int64_t integer = 0;  // also a boolean
   double real = 0;
   std::string_view text = {};
-  const PickleGlobal* global = nullptr;  // of a global, and the callee of a call
+  /// Of a global, the callee of a call, and what a dict was made by.
+  const PickleGlobal* global = nullptr;
   /// Elements of a container, alternating keys and values of a dict, the arguments of a call, the
   /// one id of a persistent reference.
   std::vector<PickleId> items = {};

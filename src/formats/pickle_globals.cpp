@@ -52,6 +52,7 @@ constexpr std::array kGlobals = {
     PickleGlobal{"torch", "bool", R::dtype, E::boolean},
     PickleGlobal{"torch", "complex64", R::dtype, E::c64},
     PickleGlobal{"collections", "OrderedDict", R::ordered_dict},
+    PickleGlobal{"torch.nn.modules.container", "ParameterDict", R::parameter_dict},
     PickleGlobal{"__builtin__", "set", R::set},
     PickleGlobal{"builtins", "set", R::set},
     PickleGlobal{"torch", "Size", R::size},

@@ -77,6 +77,7 @@ class PickleMachine {
   void global();
   void stack_global();
   void reduce();
+  void new_object();
   void build();
   void persistent();
 

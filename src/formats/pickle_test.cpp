@@ -84,6 +84,30 @@ TEST(Pickle, AStateOfADictionaryIsDroppedAndOfAnythingElseRefused) {
             "dictionary");
 }
 
+TEST(Pickle, ADictionaryOfParametersHasThoseOfItsState) {
+  const std::string type = "ctorch.nn.modules.container\nParameterDict\n";
+  const std::string state =
+      "}(X\x08\x00\x00\x00training\x88X\x0b\x00\x00\x00_parameters}X\x01\x00\x00\x00*K\x07su"s;
+  const PickleTree tree = read(type + ")\x81" + state + "b");
+  ASSERT_EQ(root(tree).kind, PickleKind::dict);
+  ASSERT_EQ(root(tree).items.size(), 2u);
+  EXPECT_EQ(tree[root(tree).items[0]].text, "*");
+  EXPECT_EQ(tree[root(tree).items[1]].integer, 7);
+  EXPECT_TRUE(root(read(type + ")\x81}b")).items.empty());
+  EXPECT_NE(complaint(type + ")\x81]b.").find("a state as a dictionary"), std::string::npos);
+  for (const char* other : {"ccollections\nOrderedDict\n)\x81.", ")\x81.", "(\x81."})
+    EXPECT_NE(complaint(other).find("only opcodes that describe tensors | NEWOBJ"),
+              std::string::npos)
+        << other;
+  std::string doubling = type + ")\x81q\x01}(X\x0b\x00\x00\x00_parametersh\x01uq\x02"s;
+  doubling += "0h\x01(K\x01K\x02u";  // its own parameters
+  for (int i = 0; i < 30; ++i)
+    doubling +=
+        "h\x02"
+        "b";
+  EXPECT_NE(complaint(doubling + ".").find("at most 4000000 elements"), std::string::npos);
+}
+
 TEST(Pickle, ForeignGlobalsAreRefusedByName) {
   const auto global = [](const std::string& module, const std::string& name) {
     return complaint("c" + module + "\n" + name + "\n)R.");

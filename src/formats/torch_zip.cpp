@@ -17,6 +17,7 @@ constexpr size_t kMaxDepth = 32;
 constexpr size_t kMaxVisits = 2'000'000;  // of values while names are made: sharing can multiply
 constexpr size_t kMaxNames = 64 << 20;  // bytes of all names together
 constexpr size_t kMaxCopiedText = 64 << 10;
+constexpr std::string_view kLoneTensor = "tensor";  // its name where a file is nothing else
 
 [[noreturn]] void fail(ErrorCode code, std::string subject, std::string expected, std::string found,
                        std::string_view hint = kDamaged) {
@@ -47,12 +48,15 @@ class TorchReader {
 
 FileContents TorchReader::read() {
   const PickleValue& root = tree_[tree_.root];
-  if (root.kind != PickleKind::dict)
-    fail(ErrorCode::unsupported, "data.pkl", "a dictionary of tensors",
-         root.kind == PickleKind::call ? "a single tensor" : "another value",
+  if (root.kind == PickleKind::call) {
+    add_tensor(root, std::string(kLoneTensor));
+  } else if (root.kind == PickleKind::dict) {
+    read_scalars();
+    visit(state_dict(), "", 0);
+  } else {
+    fail(ErrorCode::unsupported, "data.pkl", "a dictionary of tensors", "another value",
          "Save a dictionary that names the tensors");
-  read_scalars();
-  visit(state_dict(), "", 0);
+  }
   archive_.check_overlap();
   return std::move(contents_);
 }

@@ -18,6 +18,7 @@ ChangePtr build_lora(const LoraModule& m, const WeightForm&) { return make_lora(
 ChangePtr build_loha(const LoraModule& m, const WeightForm&) { return make_loha(m); }
 ChangePtr build_lokr(const LoraModule& m, const WeightForm&) { return make_lokr(m); }
 ChangePtr build_oft(const LoraModule& m, const WeightForm&) { return make_oft(m); }
+ChangePtr build_turns(const LoraModule& m, const WeightForm&) { return make_first_oft(m); }
 ChangePtr build_diff(const LoraModule& m, const WeightForm&) {
   return make_difference(m.tensors.at(LoraRole::diff));
 }
@@ -41,6 +42,7 @@ constexpr Kind kKinds[] = {
     {"LoKr", LoraRole::lokr_w1_a, build_lokr},
     {"GLoRA", LoraRole::glora_a1, make_glora},
     {"OFT", LoraRole::oft_blocks, build_oft},
+    {"OFT", LoraRole::oft_turns, build_turns},
     {"OFT", LoraRole::oft_vectors, make_input_oft},
     {"OFT", LoraRole::oft_squares, make_older_peft_oft},
     {"full difference", LoraRole::diff, build_diff},
@@ -74,7 +76,7 @@ ModuleChanges make_changes(const LoraModule& module, const WeightForm& form) {
     parts.push_back(kind.build(module, form));
   }
   changes.weight = make_several(std::move(parts), module);
-  if (changes.weight && module.has(LoraRole::magnitude)) {
+  if (changes.weight && (module.has(LoraRole::magnitude) || module.has(LoraRole::row_magnitude))) {
     changes.weight = make_dora(std::move(changes.weight), module, form.kernel);
     changes.kinds = {"DoRA"};
   }

@@ -54,6 +54,8 @@ ChangePtr make_lokr(const LoraModule& module);
 ChangePtr make_glora(const LoraModule& module, const WeightForm& form);
 /// OFT, or BOFT where the blocks have four dims.
 ChangePtr make_oft(const LoraModule& module);
+/// OFT of LyCORIS before 2.1: the blocks are what turns the rows.
+ChangePtr make_first_oft(const LoraModule& module);
 /// OFT on the input, as PEFT since 0.16 and OneTrainer have it.
 ChangePtr make_input_oft(const LoraModule& module, const WeightForm& form);
 /// OFT as PEFT before 0.16 had it: on the input if there are factors, else on the output.

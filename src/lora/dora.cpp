@@ -1,7 +1,7 @@
 // DoRA: another change, after which the weight's magnitudes are set.
-// Source: Liu et al. 2024, arXiv:2402.09353, equation 5; magnitudes of rows as PEFT and newer
-// LyCORIS
-//   files have them, of input channels as the paper's formula and older LyCORIS files.
+// Source: Liu et al. 2024, arXiv:2402.09353, equation 5; magnitudes of rows as newer LyCORIS files
+//   and PEFT's have them (there [1, O, 1, 1] for kernels), of input channels as the paper's formula
+//   and older LyCORIS files.
 // Shapes: O rows, I channels in, k kernel.
 #include <ATen/ATen.h>
 #include <fmt/format.h>
@@ -43,13 +43,18 @@ class DoraChange final : public Change {
 }  // namespace
 
 ChangePtr make_dora(ChangePtr inner, const LoraModule& module, int64_t kernel) {
-  const at::Tensor magnitude = module.tensor(LoraRole::magnitude);
+  const bool rows_meant = module.has(LoraRole::row_magnitude);
+  const LoraRole role = rows_meant ? LoraRole::row_magnitude : LoraRole::magnitude;
+  const at::Tensor magnitude = module.tensor(role);
   const int64_t count = magnitude.numel(), in = inner->columns() / kernel;
   const int64_t rows = inner->rows() ? inner->rows() : count;
-  const bool of_rows = count == rows && (magnitude.dim() < 2 || magnitude.size(0) == rows);
-  const bool of_channels = count == in && magnitude.dim() > 1 && magnitude.size(0) == 1;
-  require(of_rows || of_channels, module, LoraRole::magnitude,
-          fmt::format("[{}, 1] or [1, {}]", rows, in));
+  const bool of_rows =
+      count == rows && (rows_meant || magnitude.dim() < 2 || magnitude.size(0) == rows);
+  const bool of_channels =
+      !rows_meant && count == in && magnitude.dim() > 1 && magnitude.size(0) == 1;
+  require(
+      of_rows || of_channels, module, role,
+      rows_meant ? fmt::format("{} numbers", rows) : fmt::format("[{}, 1] or [1, {}]", rows, in));
   return std::make_shared<DoraChange>(
       std::move(inner), of_rows ? magnitude.reshape({rows, 1, 1}) : magnitude.reshape({1, in, 1}),
       of_rows);

@@ -185,16 +185,35 @@ TEST_F(Places, HalvesInTheOtherOrderAreExchanged) {
 }
 
 TEST_F(Places, PartsOfAJoinedMatrixFindTheirRows) {
-  put(file, "lora_unet_second", 4, 6);
-  put(file, "lora_unet_rest", 7, 6);
-  file.put("lora_unet_second.diff_b", at::arange(4, at::kFloat));
+  put(file, "lora_unet_second", 6, 6);
+  put(file, "lora_unet_rest", 3, 6);
+  file.put("lora_unet_second.diff_b", at::arange(6, at::kFloat));
+  file.put("lora_unet_rest.diff_b", at::ones({3}));
   const auto weights = applied();
   Tensor want = at::zeros({15, 6});
-  want.narrow(0, 4, 4).copy_(product(file, "lora_unet_second"));
-  want.narrow(0, 8, 7).copy_(product(file, "lora_unet_rest"));
+  want.narrow(0, 6, 6).copy_(product(file, "lora_unet_second"));
+  want.narrow(0, 12, 3).copy_(product(file, "lora_unet_rest"));
   EXPECT_TRUE(at::allclose(weights.at("m.weight"), want));
-  EXPECT_TRUE(at::equal(weights.at("m.bias").narrow(0, 4, 4), at::arange(4, at::kFloat)));
-  EXPECT_EQ(weights.at("m.bias").sum().item<double>(), 6);
+  EXPECT_TRUE(at::equal(weights.at("m.bias").narrow(0, 6, 6), at::arange(6, at::kFloat)));
+  EXPECT_EQ(weights.at("m.bias").sum().item<double>(), 15 + 3);
+}
+
+TEST_F(Places, PartsOfAJoinedMatrixMustHaveTheirOwnSize) {
+  put(file, "a", 4, 6);
+  for (const char* module : {"first", "second", "rest"}) {
+    MemorySource wrong = file;
+    put(wrong, module, 4, 6);
+    const auto lora = read_lora(wrong, {"toy", "a toy", {{"toy", true, kForeign, &kShapes}}});
+    EXPECT_EQ(lora->changes.size(), 1U) << module;
+    ASSERT_EQ(lora->warnings.size(), 1U) << module;
+    EXPECT_NE(lora->warnings[0].message.find("weights of another size"), std::string::npos);
+  }
+  for (const char* module : {"first", "second"}) {
+    MemorySource wrong = file;
+    wrong.put(std::string(module) + ".diff_b", at::ones({5}));
+    const auto lora = read_lora(wrong, {"toy", "a toy", {{"toy", true, kForeign, &kShapes}}});
+    EXPECT_EQ(lora->changes.size(), 1U) << module;
+  }
 }
 
 /// What PEFT's OFT multiplies a matrix of `columns` with, of blocks of two with one number `v` in

@@ -1,5 +1,5 @@
-// Matching a file's modules to the parts of a model, and placing their changes. Longer than most:
-// the messages about what does not fit belong with what finds it.
+// Matching a file's modules to the parts of a model. Longer than most: the messages about what does
+// not fit belong with what finds it.
 #include "lora/lora.h"
 
 #include <fmt/format.h>
@@ -15,81 +15,28 @@
 #include "lora/lora_file.h"
 #include "lora/module_names.h"
 #include "lora/origin.h"
+#include "lora/place.h"
 
 namespace atelier {
 namespace {
 
 constexpr size_t kMostTold = 5;  // in a line
+constexpr size_t kMostLeaves = 3;  // after a module's name
+constexpr std::string_view kUnknownKind = "an unknown kind of tensor of a known module";
 constexpr size_t kMostNearest = 300;  // names that the nearest are looked up for: it takes time
-
-struct Extent {
-  int64_t rows, columns;
-  bool operator==(const Extent&) const = default;
-};
-
-// A weight as a matrix: [rows, everything else].
-Extent extent_of(const Shape& shape) {
-  Extent extent{shape.empty() ? 1 : shape[0], 1};
-  for (size_t i = 1; i < shape.size(); ++i) extent.columns *= shape[i];
-  return extent;
-}
 
 std::string number_or_any(int64_t number) { return number == 0 ? "any" : std::to_string(number); }
 
-// The target in the LoRA's layout.
-WeightForm form_of(const Target& target) {
-  const Extent own = extent_of(target.shape);
-  if (target.meaning.take.transposed) return {.columns = own.rows};
-  const bool convolution = target.shape.size() > 2;
-  return {.columns = own.columns,
-          .kernel = convolution ? own.columns / target.shape[1] : 1,
-          .convolution = convolution};
+// Rows of what joined matrices are made of: that of the module's weight is square.
+int64_t side_of(const TargetModule& module) {
+  return module.weight.empty() ? 0 : extent_of(module.weight.front().shape).columns;
 }
 
-// Rows of the target in the LoRA's layout, for changes that do not say. What joined matrices are
-// made of is square, all but the last.
-int64_t rows_meant(const Target& target) {
-  const Extent own = extent_of(target.shape);
-  const KeyMeaning& meaning = target.meaning;
-  if (meaning.take.transposed) return own.columns;
-  if (meaning.take.of > 1) return own.rows * meaning.take.of;
-  if (meaning.sources < 2) return own.rows;
-  const bool last = meaning.source + 1 == meaning.sources;
-  return last ? own.rows - own.columns * static_cast<int64_t>(meaning.source) : own.columns;
-}
-
-// `change` where the model keeps `target`; nothing if it is for a weight of another size.
-std::optional<PlacedPatch> place(const ChangePtr& change, const Target& target, bool leading_rows,
-                                 std::string_view module) {
-  const Extent own = extent_of(target.shape);
-  const KeyMeaning& meaning = target.meaning;
-  const Take& take = meaning.take;
-  const int64_t rows = change->rows() ? change->rows() : rows_meant(target);
-  const int64_t columns = change->columns() ? change->columns() : own.columns;
-  if (take.transposed) {
-    if (rows != own.columns || (change->columns() && columns != own.rows)) return {};
-    return PlacedPatch{transposed(change, own.rows, own.columns), 0, own.rows, 1};
-  }
-  if (columns != own.columns) return {};
-  if (take.of > 1) {
-    if (rows != own.rows * take.of) return {};
-    if (change->rows() == 0 && change->by_rows()) return PlacedPatch{change, 0, own.rows, 1};
-    return PlacedPatch{rows_of(change, take.part * own.rows, own.rows, module), 0, own.rows, 1};
-  }
-  if (take.halves_exchanged) {
-    if (rows != own.rows || rows % 2 != 0) return {};
-    return PlacedPatch{halves_exchanged(change), 0, rows, 1};
-  }
-  if (meaning.sources > 1) {
-    // All sources are of one size but the last, which has the rest.
-    const auto index = static_cast<int64_t>(meaning.source),
-               count = static_cast<int64_t>(meaning.sources);
-    const bool last = index + 1 == count;
-    if (rows <= 0 || rows > own.rows || (!last && rows * (count - 1) >= own.rows)) return {};
-    return PlacedPatch{change, last ? own.rows - rows : index * rows, rows, 1};
-  }
-  if (leading_rows ? rows > own.rows : rows != own.rows) return {};
-  return PlacedPatch{change, 0, rows, 1};
+std::string bias_name(const LoraModule& module) {
+  using enum LoraRole;
+  for (const LoraRole role : {set_bias, up_bias, diff_bias})
+    if (module.has(role)) return module.name_of(role);
+  return module.name;
 }
 
 /// The state of one matching.
@@ -99,11 +46,14 @@ class Matching {
       : source_(source), model_(model), file_(read_lora_file(source)) {
     for (const LoraPart& part : model.parts) targets_.emplace_back(part.layouts, *part.weights);
     lora_.label = file_.label;
+    for (const std::string& line : file_.warnings) lora_.warnings.push_back({line, {}});
   }
 
   std::shared_ptr<const Lora> run() {
     for (const LoraModule& module : file_.modules) match(module);
     for (const std::string& name : file_.others) match_whole(name);
+    for (const std::string& name : file_.lone_alphas)
+      unknown_.push_back({name, "an alpha without the tensors it belongs with"});
     require_fit();
     tell_unknown();
     tell_misshapen();
@@ -116,20 +66,24 @@ class Matching {
     const TargetModule* module;
     bool leading_rows;
   };
+  struct Unknown {
+    std::string name, why;  // why: empty where the nearest known name may help
+  };
   struct Tally {
     int64_t modules = 0, fitting = 0;
   };
+
+  static bool means(const NameReading& reading, const LoraPart& part) {
+    if (reading.encoders.empty()) return part.denoiser;
+    return !part.denoiser &&
+           std::ranges::find(reading.encoders, part.name) != reading.encoders.end();
+  }
 
   std::optional<Found> find(std::string_view name) const {
     std::optional<Found> found;
     read_module_name(name, [&](const NameReading& reading) {
       for (size_t i = 0; i < model_.parts.size() && !found; ++i) {
-        const LoraPart& part = model_.parts[i];
-        const bool meant = reading.encoders.empty()
-                               ? part.denoiser
-                               : !part.denoiser && std::ranges::find(reading.encoders, part.name) !=
-                                                       reading.encoders.end();
-        if (!meant) continue;
+        if (!means(reading, model_.parts[i])) continue;
         const TargetModule* module =
             targets_[i].find(reading.name, reading.underscored, reading.layout);
         if (module) found = Found{i, module, reading.leading_rows};
@@ -145,7 +99,7 @@ class Matching {
     Tally& tally = text ? text_ : denoiser_;
     ++tally.modules;
     if (!found) {
-      unknown_.push_back(module.name);
+      unknown_.push_back({module.name, ""});
       return;
     }
     try {
@@ -161,12 +115,20 @@ class Matching {
         make_changes(module, weights.empty() ? WeightForm() : form_of(weights.front()));
     bool fits = true;
     if (changes.weight) {
-      fits = add(changes.weight, weights, found, module.name);
+      fits = weights.empty() ? lacks(module.name, "weight")
+                             : add(changes.weight, weights, found, module.name);
       if (fits)
         for (const std::string_view kind : changes.kinds) ++lora_.kinds[std::string(kind)];
     }
-    if (fits && changes.bias) fits = add(changes.bias, found.module->bias, found, module.name);
-    return fits;
+    if (!fits || !changes.bias) return fits;
+    const std::vector<Target>& biases = found.module->bias;
+    return biases.empty() ? lacks(bias_name(module), "bias")
+                          : add(changes.bias, biases, found, module.name);
+  }
+
+  bool lacks(const std::string& name, std::string_view what) {
+    unknown_.push_back({name, fmt::format("the module has no {}", what)});
+    return false;
   }
 
   // All or nothing of one change.
@@ -174,7 +136,7 @@ class Matching {
            const std::string& name) {
     std::vector<Lora::Change> placed;
     for (const Target& target : targets) {
-      const auto patch = place(change, target, found.leading_rows, name);
+      const auto patch = place(change, target, side_of(*found.module), found.leading_rows, name);
       if (!patch) {
         const Extent own = extent_of(target.shape);
         misshapen_.push_back(fmt::format("{} ([{}, {}] for [{}, {}])", name,
@@ -183,10 +145,6 @@ class Matching {
         return false;
       }
       placed.push_back({found.part, target.meaning.canonical, *patch});
-    }
-    if (placed.empty()) {
-      unknown_.push_back(name);
-      return false;
     }
     lora_.bytes += change->bytes();
     std::ranges::move(placed, std::back_inserter(lora_.changes));
@@ -199,21 +157,34 @@ class Matching {
     std::string_view module = name;
     if (bias || name.ends_with(".weight")) module.remove_suffix(bias ? 5 : 7);
     const std::optional<Found> found = find(module);
-    const std::vector<Target>* targets = !found ? nullptr
-                                         : bias ? &found->module->bias
-                                                : &found->module->weight;
-    if (!targets || targets->empty()) {
-      unknown_.push_back(name);
+    if (!found) {
+      unknown_.push_back({name, std::string(of_known_module(name) ? kUnknownKind : "")});
+      return;
+    }
+    const std::vector<Target>& targets = bias ? found->module->bias : found->module->weight;
+    if (targets.empty()) {
+      lacks(name, bias ? "bias" : "weight");
       return;
     }
     const ChangePtr change = make_replacement(read_lora_tensor(source_, name));
-    if (add(change, *targets, *found, name)) ++lora_.kinds["whole weight"];
+    if (add(change, targets, *found, name)) ++lora_.kinds["whole weight"];
+  }
+
+  // Whether some beginning of the name, up to a dot, is a module's.
+  bool of_known_module(std::string_view name) const {
+    for (size_t i = 0; i < kMostLeaves; ++i) {
+      const size_t dot = name.rfind('.');
+      if (dot == name.npos) return false;
+      name = name.substr(0, dot);
+      if (find(name)) return true;
+    }
+    return false;
   }
 
   void require_fit() const {
     const Tally& tally = denoiser_.modules > 0 ? denoiser_ : text_;
     if (2 * tally.fitting >= tally.modules) return;
-    const std::string first = !misshapen_.empty() ? misshapen_.front() : unknown_.front();
+    const std::string first = !misshapen_.empty() ? misshapen_.front() : unknown_.front().name;
     throw Error(ErrorCode::mismatch,
                 {.subject = file_.label,
                  .expected = fmt::format("a LoRA for {}", model_.title),
@@ -222,26 +193,29 @@ class Matching {
                                       tally.modules, first)});
   }
 
-  // Every name of the denoiser, or of the text encoders.
-  const std::vector<std::string>& known_names(bool denoiser, bool underscored) {
-    const auto [found, fresh] = known_.try_emplace({denoiser, underscored});
-    for (size_t i = 0; i < model_.parts.size() && fresh; ++i)
-      if (model_.parts[i].denoiser == denoiser) targets_[i].add_names(found->second, underscored);
+  // Every name of one part.
+  const std::vector<std::string>& known_names(size_t part, bool underscored) {
+    const auto [found, fresh] = known_.try_emplace({part, underscored});
+    if (fresh) targets_[part].add_names(found->second, underscored);
     return found->second;
   }
 
-  // "x (did you mean y?)"
-  std::string with_nearest(const std::string& name) {
-    std::string text = name;
+  // "did you mean y?", of the parts that the name's prefix means; empty if nothing is near.
+  std::string nearest_to(const std::string& name) {
+    std::string text;
     read_module_name(name, [&](const NameReading& reading) {
+      bool any = false;
       std::vector<std::string_view> views;
-      for (const std::string& known : known_names(reading.encoders.empty(), reading.underscored))
-        if (known.size() <= reading.name.size() + 6 && reading.name.size() <= known.size() + 6)
-          views.push_back(known);
+      for (size_t i = 0; i < model_.parts.size(); ++i) {
+        if (!means(reading, model_.parts[i])) continue;
+        any = true;
+        for (const std::string& known : known_names(i, reading.underscored))
+          if (known.size() <= reading.name.size() + 6 && reading.name.size() <= known.size() + 6)
+            views.push_back(known);
+      }
       const std::string_view close = nearest(reading.name, views);
-      const size_t head =
-          name.size() >= reading.name.size() ? name.size() - reading.name.size() : 0;
-      if (!close.empty()) text += fmt::format(" (did you mean {}{}?)", name.substr(0, head), close);
+      if (!any) text = "the model has no such text encoder";
+      if (!close.empty()) text = fmt::format("did you mean {}{}?", reading.head, close);
       return true;
     });
     return text;
@@ -259,9 +233,12 @@ class Matching {
 
   void tell_unknown() {
     if (unknown_.empty()) return;
-    std::vector<std::string> items = unknown_;
-    for (size_t i = 0; i < std::min(items.size(), kMostNearest); ++i)
-      items[i] = with_nearest(items[i]);
+    std::vector<std::string> items;
+    for (const Unknown& unknown : unknown_) {
+      const bool look_up = unknown.why.empty() && items.size() < kMostNearest;
+      const std::string why = look_up ? nearest_to(unknown.name) : unknown.why;
+      items.push_back(why.empty() ? unknown.name : fmt::format("{} ({})", unknown.name, why));
+    }
     tell(unknown_.size() == 1 ? "name means nothing in this model and is left out"
                               : "names mean nothing in this model and are left out",
          std::move(items));
@@ -278,8 +255,9 @@ class Matching {
   LoraFile file_;
   std::vector<TargetNames> targets_;
   Lora lora_;
-  std::vector<std::string> unknown_, misshapen_;
-  std::map<std::pair<bool, bool>, std::vector<std::string>> known_;
+  std::vector<Unknown> unknown_;
+  std::vector<std::string> misshapen_;
+  std::map<std::pair<size_t, bool>, std::vector<std::string>> known_;
   Tally denoiser_, text_;
 };
 

@@ -38,6 +38,7 @@ enum class LoraRole : uint8_t {
   glora_b2,
   glora_bm,
   oft_blocks,
+  oft_turns,
   rescale,
   oft_vectors,
   oft_scaled,
@@ -47,7 +48,8 @@ enum class LoraRole : uint8_t {
   diff_bias,
   set,
   set_bias,
-  magnitude,
+  magnitude,  // of rows or of input channels, as its shape says
+  row_magnitude,  // of rows, whatever its shape
   alpha,
 };
 
@@ -59,11 +61,12 @@ struct LoraModule {
   std::map<LoraRole, std::string> names;  // of the tensors in the file
   std::optional<double> alpha;
   bool root_rank = false;  // alpha is divided by the root of the rank (rsLoRA)
+  std::optional<double> stated_rank;  // by PEFT's config
   int64_t cayley_terms = 5;  // of the series in PEFT's OFT; 0: the inverse instead
 
   bool has(LoraRole role) const { return tensors.contains(role); }
   /// Whether PEFT itself wrote it.
-  bool by_peft() const { return name.starts_with("base_model."); }
+  bool by_peft() const { return name.find("base_model.") != name.npos; }
   /// The tensor in fp32. Throws `malformed` naming the module and the role if it is not there.
   at::Tensor tensor(LoraRole role) const;
   /// "module.lora_up.weight", for messages: as in the file, or as it would be.
@@ -75,12 +78,14 @@ struct LoraFile {
   std::vector<LoraModule> modules;  // in the order of their names
   /// Names that end in nothing a LoRA has; a control LoRA's may be whole weights.
   std::vector<std::string> others;
+  std::vector<std::string> lone_alphas;  // names of alphas whose modules have nothing else
+  std::vector<std::string> warnings;  // lines for people
 };
 
 /// Sorts the tensors of `source` by module and role, and reads them. Throws `mismatch` for a file
 /// without a tensor that only LoRAs have, `malformed` for one that is empty or has numbers that
-/// are not finite, `unsupported` for encodings without decoder and integers without scales, all
-/// naming file and tensor.
+/// are not finite, `unsupported` for encodings without decoder, integers without scales and several
+/// of PEFT's adapters, all naming file and tensor.
 LoraFile read_lora_file(const TensorSource& source);
 
 /// A tensor of `source` under the same rules.

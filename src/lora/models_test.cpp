@@ -127,6 +127,7 @@ TEST_P(Models, DrawAsTheReferenceWithTheSameLora) {
 INSTANTIATE_TEST_SUITE_P(
     Lora, Models,
     ::testing::Values(Case{"sd1_kohya", "unet_sd1", {"clip_l"}, 50},
+                      Case{"sd2_kohya", "unet_sd2", {"clip_h"}, 20},
                       Case{"sdxl_kohya", "unet_sdxl", {"clip_l", "clip_g"}, 50},
                       Case{"flux_diffusers", "flux_dev"}, Case{"flux_kohya", "flux_dev"},
                       Case{"flux_xlabs", "flux_dev"}, Case{"flux_control", "flux_dev"}),
@@ -180,6 +181,49 @@ TEST(Spellings, OfOneLoraMeanTheSame) {
     for (const auto& change : reference->changes)
       wanted.insert({change.weight, change.placed.first_row});
     EXPECT_EQ(places, wanted);
+  }
+}
+
+TEST(Spellings, OfOneWeightMeanTheSameOne) {
+  struct Row {
+    std::string golden, encoder, weight;
+    std::vector<std::string> stems;
+  };
+  const Row rows[] = {
+      {"unet_sd2",
+       "clip_h",
+       "text_model.encoder.layers.0.self_attn.q_proj.weight",
+       {"lora_te_text_model_encoder_layers_0_self_attn_q_proj",
+        "text_encoder.text_model.encoder.layers.0.self_attn.q_proj",
+        "text_encoder.base_model.model.text_model.encoder.layers.0.self_attn.q_proj",
+        "base_model.model.text_encoder.text_model.encoder.layers.0.self_attn.q_proj",
+        "text_encoders.clip_h.transformer.text_model.encoder.layers.0.self_attn.q_proj",
+        "clip_h.transformer.text_model.encoder.layers.0.self_attn.q_proj"}},
+      {"unet_sd1",
+       "clip_l",
+       "middle_block.1.transformer_blocks.0.attn1.to_q.weight",
+       {"lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q",
+        "unet.base_model.model.mid_block.attentions.0.transformer_blocks.0.attn1.to_q",
+        "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"}},
+      {"flux_dev",
+       "",
+       "double_blocks.0.img_attn.proj.weight",
+       {"transformer.transformer_blocks.0.attn.to_out.0",
+        "transformer.base_model.model.transformer_blocks.0.attn.to_out.0"}}};
+  for (const Row& row : rows) {
+    const std::vector<std::string> encoders(row.encoder.empty() ? 0 : 1, row.encoder);
+    const Model model(row.golden, encoders);
+    const bool text = row.weight.starts_with("text_model");
+    const Shape shape = (text ? model.text[0]->weights : model.unet.weights).at(row.weight);
+    for (const std::string& stem : row.stems) {
+      MemorySource file("one.safetensors");
+      file.put(stem + ".lora_A.weight", at::ones({1, shape[1]}));
+      file.put(stem + ".lora_B.weight", at::ones({shape[0], 1}));
+      const auto lora = read_lora(file, model.as_lora_model());
+      ASSERT_EQ(lora->changes.size(), 1U) << stem;
+      EXPECT_EQ(lora->changes[0].weight, row.weight) << stem;
+      EXPECT_EQ(lora->changes[0].part, text ? 1U : 0U) << stem;
+    }
   }
 }
 

@@ -41,6 +41,7 @@ constexpr Prefix kPrefixes[] = {
     {"conditioner.embedders.0.model.", kG, false, "open_clip"},
     {"conditioner.embedders.1.model.", kG, false, "open_clip"},
     {"text_encoders.clip_l.transformer.", kL},
+    {"text_encoders.clip_h.transformer.", kH},
     {"text_encoders.clip_g.transformer.", kG},
     {"text_encoders.t5xxl.transformer.", kT5},
     {"clip_l.transformer.", kL},
@@ -55,7 +56,7 @@ constexpr Prefix kPrefixes[] = {
     {"", kAny},
 };
 
-/// PEFT's wrapper, which may stand before any of these.
+/// PEFT's wrapper, which may stand before any of these or follow it.
 constexpr std::string_view kWrappers[] = {"base_model.model.", "base_model."};
 
 /// A piece of an older name and what stands for it today: attention processors of early diffusers
@@ -92,8 +93,10 @@ std::string_view unwrapped(std::string_view name) {
   return name;
 }
 
-NameReading reading_of(std::string_view name, const Prefix& prefix) {
-  NameReading reading{prefix.encoders, std::string(name.substr(prefix.text.size())),
+// `own` is `name` without a wrapper, and begins with `prefix`.
+NameReading reading_of(std::string_view name, std::string_view own, const Prefix& prefix) {
+  const std::string_view rest = unwrapped(own.substr(prefix.text.size()));
+  NameReading reading{prefix.encoders, std::string(rest), name.substr(0, name.size() - rest.size()),
                       prefix.underscored, prefix.layout};
   const auto* spelling =
       std::ranges::find_if(kSpellings, [&](const auto& s) { return name.ends_with(s.old); });
@@ -109,7 +112,7 @@ NameReading reading_of(std::string_view name, const Prefix& prefix) {
 bool read_module_name(std::string_view name, const std::function<bool(const NameReading&)>& take) {
   const std::string_view own = unwrapped(name);
   return std::ranges::any_of(kPrefixes, [&](const Prefix& prefix) {
-    return own.starts_with(prefix.text) && take(reading_of(own, prefix));
+    return own.starts_with(prefix.text) && take(reading_of(name, own, prefix));
   });
 }
 

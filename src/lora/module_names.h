@@ -14,6 +14,7 @@ struct NameReading {
   /// Names of the text encoders meant, or empty for the denoiser.
   std::span<const std::string_view> encoders;
   std::string name;  // without the prefix
+  std::string_view head;  // the prefix as it stands in the file's name, wrappers included
   bool underscored = false;
   std::string_view layout = {};  // whose names count first
   bool leading_rows = false;  // means the first rows of the weight alone

@@ -111,6 +111,90 @@ TEST_F(Files, AWarningThatNamesTheFirstFewHasAllOfThem) {
     expect_words(item, {"attn1_to_q_", fmt::format("(did you mean {}?)", q)});
 }
 
+TEST_F(Files, NearestNamesAreThoseOfThePartsThePrefixMeans) {
+  const WeightShapes l{{"text_model.encoder.layers.0.self_attn.q_proj.weight", {8, 8}}};
+  const WeightShapes g{{"text_model.encoder.layers.9.self_attn.q_proj.weight", {8, 8}}};
+  const LoraModel model{"toy",
+                        "a toy",
+                        {{def->denoiser.name, true, def->denoiser.layouts, &weights},
+                         {"clip_l", false, {}, &l},
+                         {"clip_g", false, {}, &g}}};
+  constexpr KeyLayout kPlain[] = {{.name = "plain", .signature = ""}};
+  LoraModel named = model;
+  named.parts[1].layouts = named.parts[2].layouts = kPlain;
+  put(q, 32, 2, 32);
+  put("lora_te1_text_model_encoder_layers_9_self_attn_q_proj", 8, 2, 8);
+  put("lora_te3_encoder_block_0_layer_0_SelfAttention_q", 8, 2, 8);
+  const auto lora = read_lora(file, named);
+  ASSERT_EQ(lora->warnings.size(), 1U);
+  expect_words(lora->warnings[0].message,
+               {"layers_9_self_attn_q_proj (did you mean "
+                "lora_te1_text_model_encoder_layers_0_self_attn_q_proj?)",
+                "SelfAttention_q (the model has no such text encoder)"});
+}
+
+TEST_F(Files, TensorsOfUnknownKindsOfKnownModulesAreToldAsThat) {
+  put(q, 32, 2, 32);
+  file.put(q + ".scalar", at::ones({1}));
+  file.put(q + ".lora_down.bias", at::ones({2}));
+  file.put("unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.reshape_weight",
+           at::ones({2}));
+  file.put(k + ".diff_b", at::ones({32}));
+  const auto lora = read();
+  EXPECT_EQ(lora->changes.size(), 1U);
+  ASSERT_EQ(lora->warnings.size(), 1U);
+  const std::string kind = " (an unknown kind of tensor of a known module)";
+  expect_words(lora->warnings[0].message,
+               {"4 names", "to_q.scalar" + kind, "to_q.lora_down.bias" + kind,
+                "to_q.reshape_weight" + kind, "to_k.diff_b (the module has no bias)"});
+  EXPECT_EQ(lora->warnings[0].message.find("did you mean"), std::string::npos);
+}
+
+TEST_F(Files, AlphasWithoutTheirTensorsAreTold) {
+  put(q, 32, 2, 32);
+  file.put(k + ".alpha", at::ones({}));
+  file.put("nowhere.alpha", at::ones({}));
+  const auto lora = read();
+  ASSERT_EQ(lora->warnings.size(), 1U);
+  expect_words(lora->warnings[0].message,
+               {"2 names", k + ".alpha (an alpha without the tensors", "nowhere.alpha (an alpha"});
+}
+
+TEST_F(Files, AlphasAreNamedAsTheirTensors) {
+  const std::string block = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.";
+  for (const std::string kind : {"lora", "lora_linear_layer"}) {
+    MemorySource own("own.safetensors");
+    own.put(block + "to_q." + kind + ".up.weight", at::ones({32, 2}));
+    own.put(block + "to_q." + kind + ".down.weight", at::ones({2, 32}));
+    own.put(block + "to_q." + kind + ".alpha", at::full({}, 6.0F));
+    file = own;
+    const auto lora = read();
+    EXPECT_TRUE(lora->warnings.empty()) << kind;
+    EXPECT_EQ(lora->changes.at(0).placed.patch->low_rank()->scale, 3) << kind;
+  }
+}
+
+TEST_F(Files, AnAdaptersNameIsLeftOut) {
+  const std::string block = "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn1.";
+  const auto adapter = [&](const std::string& module, const std::string& name) {
+    file.put(block + module + ".lora_A." + name + ".weight", at::ones({2, 32}));
+    file.put(block + module + ".lora_B." + name + ".weight", at::ones({32, 2}));
+  };
+  adapter("to_q", "default_0");
+  adapter("to_k", "default_0");
+  file.put(block + "to_q.lora_magnitude_vector.default_0.weight", at::ones({32}));
+  file.put(block + "to_v.hada_w1_a.default_0", at::ones({32, 2}));
+  file.put(block + "to_v.hada_w1_b.default_0", at::ones({2, 32}));
+  file.put(block + "to_v.hada_w2_a.default_0", at::ones({32, 2}));
+  file.put(block + "to_v.hada_w2_b.default_0", at::ones({2, 32}));
+  const auto lora = read();
+  EXPECT_TRUE(lora->warnings.empty());
+  EXPECT_EQ(lora->kinds, (std::map<std::string, int64_t>{{"DoRA", 1}, {"LoHa", 1}, {"LoRA", 1}}));
+  adapter("to_k", "my-style");
+  expect_words(failure(ErrorCode::unsupported),
+               {"some.safetensors", "one LoRA in a file", "default_0, my-style"});
+}
+
 TEST_F(Files, ChangesOfOtherSizesAreLeftOutAndTold) {
   put(q, 32, 2, 32);
   put(k, 64, 2, 32);
@@ -224,6 +308,42 @@ TEST_F(Files, PeftsConfigSaysAlphaForAllAndForSome) {
     scales[change.weight.substr(change.weight.find("to_"))] =
         change.placed.patch->low_rank()->scale;
   EXPECT_EQ(scales, (std::map<std::string, double>{{"to_q.weight", 4}, {"to_k.weight", 1}}));
+}
+
+TEST_F(Files, PeftsConfigOfLohaAndLokrCallsItAlpha) {
+  const std::string block = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.";
+  for (const char* leaf : {"hada_w1_a", "hada_w2_a"})
+    file.put(block + "to_q." + leaf, at::ones({32, 2}));
+  for (const char* leaf : {"hada_w1_b", "hada_w2_b"})
+    file.put(block + "to_q." + leaf, at::ones({2, 32}));
+  file.put(block + "to_k.lokr_w1", at::ones({4, 4}));
+  file.put(block + "to_k.lokr_w2", at::ones({8, 8}));
+  const WithConfig configured(std::make_shared<MemorySource>(file),
+                              R"({"unet.r": 4, "unet.alpha": 6})");
+  const auto lora = read_lora(
+      configured,
+      {def->name, def->title, {{def->denoiser.name, true, def->denoiser.layouts, &weights}}});
+  std::map<std::string, double> numbers;
+  for (const auto& change : lora->changes) {
+    at::Tensor weight = at::zeros({32, 32});
+    change.placed.patch->apply(weight, 1);
+    numbers[change.weight.substr(change.weight.find("to_"))] = weight.max().item<double>();
+  }
+  EXPECT_EQ(numbers,
+            (std::map<std::string, double>{{"to_q.weight", 2 * 2 * 6 / 2}, {"to_k.weight", 1.5}}));
+}
+
+TEST_F(Files, AConfigThatIsNoJsonIsAWarning) {
+  put(q, 32, 2, 32);
+  for (const char* config : {"{\"unet.r\": 4,", "4", ""}) {
+    const WithConfig configured(std::make_shared<MemorySource>(file), config);
+    const auto lora = read_lora(
+        configured,
+        {def->name, def->title, {{def->denoiser.name, true, def->denoiser.layouts, &weights}}});
+    EXPECT_EQ(lora->changes.size(), 1U);
+    ASSERT_EQ(lora->warnings.size(), 1U) << config;
+    expect_words(lora->warnings[0].message, {"some.safetensors", "lora_adapter_metadata"});
+  }
 }
 
 // ---- strengths of blocks

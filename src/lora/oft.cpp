@@ -1,7 +1,8 @@
 // OFT and BOFT: the weight's rows turned, in blocks, by orthogonal matrices.
 // Source: Qiu et al. 2023, arXiv:2306.07280, section 3.3, equation 3 for Cayley's parametrisation
 //   and the constraint; Liu et al. 2023 (BOFT), arXiv:2311.06243, section 4; files as LyCORIS and
-//   kohya-ss/sd-scripts write them, where alpha is the constraint per row.
+//   kohya-ss/sd-scripts write them, where alpha is the constraint per row; LyCORIS until 2.0 wrote
+//   R itself, in which such factors are, and AUTOMATIC1111's Lora extension reads one beside it.
 // Shapes: O = n * b rows in n blocks of b, m butterfly steps.
 #include <ATen/ATen.h>
 
@@ -70,25 +71,41 @@ at::Tensor turns_of(const at::Tensor& blocks, std::optional<double> constraint) 
   return cayley(q);
 }
 
+// [..., n, b, b]
+at::Tensor blocks_of(const LoraModule& module, LoraRole role) {
+  const at::Tensor blocks = module.tensor(role);
+  require(blocks.dim() == 3 || blocks.dim() == 4, module, role, "[blocks, size, size]");
+  require(blocks.size(-2) == blocks.size(-1) && blocks.size(-1) <= 4096, module, role,
+          "square blocks of up to 4096 rows");
+  return blocks;
+}
+
+// [rows] or undefined
+at::Tensor factors_of(const LoraModule& module, int64_t rows) {
+  if (!module.has(LoraRole::rescale)) return {};
+  const at::Tensor factors = module.tensor(LoraRole::rescale).flatten();
+  require(factors.numel() == rows, module, LoraRole::rescale,
+          "one factor for each of " + std::to_string(rows) + " rows");
+  return factors;
+}
+
 }  // namespace
 
 ChangePtr make_output_turn(at::Tensor turns) {
   return std::make_shared<OftChange>(std::move(turns), at::Tensor());
 }
 
+ChangePtr make_first_oft(const LoraModule& module) {
+  const at::Tensor turns = blocks_of(module, LoraRole::oft_turns);
+  require(turns.dim() == 3, module, LoraRole::oft_turns, "[blocks, size, size]");
+  return std::make_shared<OftChange>(turns, factors_of(module, turns.size(0) * turns.size(1)));
+}
+
 ChangePtr make_oft(const LoraModule& module) {
-  const at::Tensor blocks = module.tensor(LoraRole::oft_blocks);
+  const at::Tensor blocks = blocks_of(module, LoraRole::oft_blocks);
   const bool butterfly = blocks.dim() == 4;
-  require(blocks.dim() == 3 || butterfly, module, LoraRole::oft_blocks, "[blocks, size, size]");
   const int64_t size = blocks.size(-1), rows = blocks.size(-3) * size;
-  require(blocks.size(-2) == size && size <= 4096, module, LoraRole::oft_blocks,
-          "square blocks of up to 4096 rows");
-  at::Tensor factors;
-  if (module.has(LoraRole::rescale)) {
-    factors = module.tensor(LoraRole::rescale).flatten();
-    require(factors.numel() == rows, module, LoraRole::rescale,
-            "one factor for each of " + std::to_string(rows) + " rows");
-  }
+  const at::Tensor factors = factors_of(module, rows);
   std::optional<double> constraint;
   if (module.alpha) constraint = *module.alpha * static_cast<double>(rows);
   const at::Tensor turns = turns_of(blocks, constraint);

@@ -109,9 +109,13 @@ ChangePtr make_lokr(const LoraModule& module) {
   using enum LoraRole;
   Factor outer = read_factor(module, {lokr_w1_a, lokr_w1_b, lokr_w1, {}});
   Factor inner = read_factor(module, {lokr_w2_a, lokr_w2_b, lokr_w2, lokr_t2});
-  // Without a factor of a rank there is nothing for alpha to be a share of.
+  // Without a factor of a rank there is nothing for alpha to be a share of, unless PEFT states one.
   const Factor& ranked = inner.whole.defined() ? outer : inner;
-  const double scale = ranked.whole.defined() ? 1 : scale_of(module, ranked.b.size(0));
+  double scale = 1;
+  if (!ranked.whole.defined())
+    scale = scale_of(module, ranked.b.size(0));
+  else if (module.alpha && module.stated_rank && *module.stated_rank > 0)
+    scale = *module.alpha / *module.stated_rank;
   return std::make_shared<LokrChange>(std::move(outer), std::move(inner), scale);
 }
 

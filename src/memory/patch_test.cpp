@@ -30,7 +30,7 @@ struct PatchTest : ::testing::Test {
       blocks[i] = static_cast<std::byte>(i % 34 < 2 ? 17 : i * 7);
     source->put("q", {6, 32}, Encoding::q8_0, blocks);
     one = std::make_shared<Product>(at::randn({6, 2}), at::randn({2, 32}));
-    two = std::make_shared<Product>(at::randn({3, 4}), at::randn({4, 32}));
+    two = std::make_shared<Product>(at::randn({3, 2}), at::randn({2, 32}));
   }
   at::Tensor stored(const std::string& name) const {
     const TensorInfo& info = source->tensors().find(name)->second;
@@ -100,14 +100,14 @@ TEST_F(PatchTest, RunBesideQuantisedMatrices) {
   residency.set_patches(
       {{"q.weight", {{one, 0, 6, 0.5}, {two, 3, 3, -1}}}, {"b.weight", {{two, 1, 3, 2}}}});
   const Pin pin = q.pin();
-  ASSERT_EQ(pin.rank(), 2 + 4 + 4);
+  ASSERT_EQ(pin.rank(), 2 + 2 + 2);
   EXPECT_TRUE(at::equal(pin->narrow(1, 0, 32).narrow(0, 0, 6), stored("q")));
   at::Tensor want = at::zeros({10, 32});
   want.narrow(0, 0, 6).add_(delta(*one), 0.5);
   want.narrow(0, 3, 3).sub_(delta(*two));
   want.narrow(0, 7, 3).add_(delta(*two), 2);
   expect_equal(at::matmul(pin->narrow(1, 32, pin.rank()), pin.down()), want);
-  EXPECT_EQ(residency.weight_bytes(), Bytes((10 * 42 + 10 * 32) * 4));
+  EXPECT_EQ(residency.weight_bytes(), Bytes((10 * (32 + 6) + 6 * 32) * 4));
   residency.set_patches({});
   EXPECT_EQ(q.pin().rank(), 0);
   EXPECT_EQ(q.pin()->size(1), 32);
@@ -125,13 +125,27 @@ TEST_F(PatchTest, RowsTellWhichColumnsOfTheBranchTheyTake) {
   using Found = std::vector<std::array<int64_t, 3>>;
   // Two of one part after one of another: each part's lie together.
   residency.set_patches({{"q.weight", {{two, 3, 3, 1}, {two, 0, 3, 1}, {two, 3, 3, 2}}}});
-  EXPECT_EQ(ranges(), (Found{{3, 0, 4}, {6, 4, 12}, {10, 12, 12}}));
+  EXPECT_EQ(ranges(), (Found{{3, 0, 2}, {6, 2, 6}, {10, 6, 6}}));
   // One of all rows and one of some.
   residency.set_patches({{"q.weight", {{one, 0, 6, 1}, {two, 1, 3, 1}}}});
-  EXPECT_EQ(ranges(), (Found{{1, 0, 2}, {4, 0, 6}, {6, 0, 6}, {10, 6, 6}}));
+  EXPECT_EQ(ranges(), (Found{{1, 0, 2}, {4, 0, 4}, {6, 0, 4}, {10, 4, 4}}));
   const Weight alone = bind("q").as(beside_form());
   residency.set_patches({{"q.weight", {{one, 0, 6, 1}, {one, 0, 6, 2}}}});
   EXPECT_TRUE(alone.pin().ranges().empty());
+}
+
+TEST_F(PatchTest, ProductsThatCostMoreThanTheMatrixAreMerged) {
+  const Weight q = bind("q").as(beside_form());
+  const auto of_rank = [](int64_t rank) {
+    return std::make_shared<Product>(at::randn({6, rank}), at::randn({rank, 32}));
+  };
+  const auto three = of_rank(3), five = of_rank(5);
+  residency.set_patches({{"q.weight", {{one, 0, 6, 0.5}, {three, 0, 6, 1}}}});
+  EXPECT_EQ(q.pin().rank(), 5);  // 5 (6 + 32) of 6 * 32 products
+  residency.set_patches({{"q.weight", {{one, 0, 6, 0.5}, {five, 0, 6, 1}}}});
+  EXPECT_EQ(q.pin().rank(), 0);
+  EXPECT_FALSE(q.with_stored([](const Operands&) {}));
+  expect_equal(*q.pin(), stored("q") + 0.5 * delta(*one) + delta(*five));
 }
 
 TEST_F(PatchTest, WhatIsNoProductIsMergedIntoQuantisedMatricesToo) {

@@ -5,6 +5,8 @@
 #include <ATen/core/grad_mode.h>
 #include <c10/core/InferenceMode.h>
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "memory/entry.h"
 #include "memory/parts.h"
@@ -12,6 +14,23 @@
 
 namespace atelier {
 namespace {
+
+// Whether all patches cost at most what the matrix [out, in] itself does, those of rank r on some
+// rows r (in + rows) products. Depends on nothing but patches and shapes.
+bool pays_beside(const std::vector<Operand>& operands, const OperandPatches& patches) {
+  int64_t out = 0, elements = 0, beside = 0;
+  for (const Operand& operand : operands) {
+    out += operand.shape[0];
+    elements += elements_of(operand.shape);
+  }
+  for (const auto& of_one : patches)
+    for (const PlacedPatch& placed : of_one) {
+      const std::optional<LowRank> product = placed.patch->low_rank();
+      if (!product) return false;
+      beside += product->up.size(1) * (elements / std::max<int64_t>(out, 1) + placed.rows);
+    }
+  return beside <= elements;
+}
 
 // Whether the layer can leave the stored matrix alone and run its patches beside it.
 bool runs_beside(const std::vector<Operand>& operands, const OperandPatches& patches) {
@@ -23,10 +42,7 @@ bool runs_beside(const std::vector<Operand>& operands, const OperandPatches& pat
         return std::ranges::any_of(operand.parts, quantised);
       }))
     return false;
-  for (const auto& of_one : patches)
-    for (const PlacedPatch& placed : of_one)
-      if (!placed.patch->low_rank()) return false;
-  return true;
+  return pays_beside(operands, patches);
 }
 
 int64_t prepared_bytes(const at::Tensor& tensor) {

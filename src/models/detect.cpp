@@ -66,6 +66,7 @@ constexpr Other kOthers[] = {
     {"emb_params", "a textual inversion", kGiveFolder},
     {"=clip_l", "a textual inversion", kGiveFolder},
     {"=clip_g", "a textual inversion", kGiveFolder},
+    {"=tensor", "a lone tensor"},
 };
 
 bool has(std::string_view name, std::string_view piece) {

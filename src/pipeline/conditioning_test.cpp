@@ -300,10 +300,12 @@ TEST_F(Embeddings, SeveralTokensOfTheEncodersWidthAreTakenTogether) {
 TEST_F(Embeddings, AreReadFromTheFilesOfTorch) {
   const auto golden = std::filesystem::path(ATELIER_SOURCE_DIR) / "tests/golden/formats";
   EmbeddingFolder folders({golden});
-  const auto found = folders.find("embedding.pt", encoder_rules("clip_l"));
-  ASSERT_TRUE(found);
-  EXPECT_EQ(folders.vectors(found->handle).sizes(),
-            at::IntArrayRef({found->vectors, found->width}));
+  for (const char* name :
+       {"embedding.pt", "parameters.pt", "parameters_first.pt", "bare_tensor.pt"}) {
+    const auto found = folders.find(name, encoder_rules("clip_l"));
+    ASSERT_TRUE(found) << name;
+    EXPECT_EQ(folders.vectors(found->handle).sizes(), at::IntArrayRef({2, 8})) << name;
+  }
 }
 
 TEST_F(Embeddings, WhatIsNoEmbeddingIsAWarningAndNothingElse) {

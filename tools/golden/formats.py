@@ -133,6 +133,14 @@ class Unknown:
     """An object of the kind that training programs leave in their checkpoints."""
 
 
+def first_parameter_dict(parameters):
+    """A torch.nn.ParameterDict as torch before 1.12 had them: ordered parameters, and no keys of its own."""
+    module = torch.nn.ParameterDict.__new__(torch.nn.ParameterDict)
+    torch.nn.Module.__init__(module)
+    module._parameters = collections.OrderedDict(parameters)
+    return module
+
+
 def write_torch():
     base = torch.arange(24, dtype=torch.float32).reshape(4, 6)
     state = collections.OrderedDict()
@@ -170,12 +178,20 @@ def write_torch():
     torch.save(embedding, ROOT / "embedding.pt")
     expect("embedding.pt", {"string_to_param.*": entry(embedding["string_to_param"]["*"])},
            {"name": "style", "step": "5"})
+    vectors = torch.nn.Parameter(draw(torch.float32, (2, 8), 81))
+    for name, parameters in (("parameters.pt", torch.nn.ParameterDict({"*": vectors})),
+                             ("parameters_first.pt", first_parameter_dict({"*": vectors}))):
+        torch.save({"string_to_token": {"*": torch.tensor(265)}, "string_to_param": parameters}, ROOT / name)
+        expect(name, {"string_to_token.*": entry(torch.tensor(265)), "string_to_param.*": entry(vectors)})
+    bare = draw(torch.float32, (2, 8), 82)
+    torch.save(bare, ROOT / "bare_tensor.pt")
+    expect("bare_tensor.pt", {"tensor": entry(bare)})
 
     torch.save({"a": torch.ones(2)}, ROOT / "legacy.pt", _use_new_zipfile_serialization=False)
     torch.save({"a": torch.ones(2), "callback": Unknown()}, ROOT / "object.ckpt")
     torch.save({"a": torch.ones(2), "arguments": argparse.Namespace(x=1)}, ROOT / "namespace.ckpt")
     torch.save({"a": torch.ones(2), "best": numpy.float64(0.5)}, ROOT / "numpy_scalar.ckpt")
-    torch.save(torch.ones(2), ROOT / "bare_tensor.pt")
+    torch.save([torch.ones(2)], ROOT / "list.pt")
     torch.save({"a": torch.ones(1).expand(4, 5)}, ROOT / "expanded.pt")
     torch.save({"a": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)}, ROOT / "quantised.pt")
     with warnings.catch_warnings():

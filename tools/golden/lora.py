@@ -98,6 +98,24 @@ def write_sd1(seed):
     finish("sd1_kohya", file, results, seed, "0.8")
 
 
+def write_sd2(seed):
+    """kohya's names for a model with OpenCLIP's text encoder, as transformers has it."""
+    generator = torch.Generator().manual_seed(seed)
+    case = unet.CASES["unet_sd2"]
+    model, text = randomize(unet.model_of(case), case["seed"], torch.float8_e4m3fn), text_part("clip_h")
+    file = {}
+    for name, weight in model.state_dict().items():
+        if name.endswith(".weight") and weight.dim() > 1 and name.startswith(("down_blocks.0", "mid_block.attentions")):
+            file |= kohya(name, "lora_unet_", *pair(generator, weight, 2), 1.0)
+    file |= text_tensors(generator, text, "lora_te_", ("self_attn", "mlp"))
+    pipe = sd_pipeline(model, text)
+    pipe.load_lora_weights(dict(file))
+    pipe.fuse_lora(lora_scale=0.8)
+    expected = load_file(ROOT / "unet_sd2" / "expected.safetensors")
+    results = {"output": unet_output(pipe.unet, expected), "text": hidden_of(pipe.text_encoder, "clip_h")}
+    finish("sd2_kohya", file, results, seed, "0.8")
+
+
 def write_sdxl(seed):
     """kohya's names over the original's blocks, two text encoders."""
     generator = torch.Generator().manual_seed(seed)
@@ -254,6 +272,7 @@ def main():
     write_flux_original("flux_kohya", 85, kohya_modules)
     write_flux_original("flux_xlabs", 86, xlabs_modules)
     write_flux_original("flux_control", 87, control_modules)
+    write_sd2(88)
 
 
 if __name__ == "__main__":

@@ -143,6 +143,39 @@ def peft_dora(generator):
     return before, state, merged
 
 
+def peft_dora_conv(generator, out, cin):
+    """PEFT's DoRA of kernels, with a magnitude [1, out, 1, 1]."""
+    base = base_of(dict(conv=(out, cin, 2)), generator)
+    before = base.weight.detach().clone()
+    model = get_peft_model(nn.Sequential(base), LoraConfig(r=RANK, lora_alpha=ALPHA, use_dora=True,
+                                                           target_modules=["0"]))
+    layer = model.base_model.model[0]
+    with torch.no_grad():
+        for part in (layer.lora_A["default"], layer.lora_B["default"]):
+            part.weight.copy_(draw(generator, *part.weight.shape))
+        magnitude = layer.lora_magnitude_vector["default"].weight
+        magnitude.copy_(half(magnitude * (1 + 0.2 * draw(generator, *magnitude.shape))))
+        file = {k.removeprefix("base_model.model.0."): v.detach().clone()
+                for k, v in get_peft_model_state_dict(model).items()}
+        file["alpha"] = torch.tensor(ALPHA)
+        merged = model.merge_and_unload()[0].weight.detach().clone()
+    return before, file, merged
+
+
+def first_oft(generator, shape, rescale=None):
+    """LyCORIS 2.0's: the blocks themselves, after Cayley and with the factors in them."""
+    base = base_of(shape, generator).weight.detach()
+    square = draw(generator, base.shape[0] // 4, 4, 4)
+    skew, one = square - square.mT, torch.eye(4)
+    turn = half((one + skew) @ torch.linalg.inv(one - skew) * half(1 + draw(generator, len(skew), 4, 1)))
+    turned = torch.einsum("knm,kn...->km...", turn, base.unflatten(0, (-1, 4))).reshape(base.shape)
+    file = {"oft_diag": turn, "alpha": torch.tensor(ALPHA)}
+    if rescale:  # AUTOMATIC1111's extensions-builtin/Lora reads one beside them
+        file["rescale"] = half(1 + draw(generator, len(base), *[1] * (base.dim() - 1)))
+        turned = turned * file["rescale"]
+    return base, file, turned
+
+
 def peft_oft(generator, shape, **options):
     """PEFT's OFT: blocks of the input turned, as the triangles of skew-symmetric matrices."""
     base = base_of(shape, generator)
@@ -207,6 +240,10 @@ def write_kinds(seed):
     cases["onetrainer_oft"] = onetrainer_oft(generator, LINEAR, 4)
     cases["onetrainer_oft_kernel"] = onetrainer_oft(generator, dict(conv=(8, 4, 3)), 6)
     cases["onetrainer_oft_scaled"] = onetrainer_oft(generator, LINEAR, 4, scaled=True)
+    cases["peft_dora_conv"] = peft_dora_conv(generator, 6, 4)
+    cases["peft_dora_conv_square"] = peft_dora_conv(generator, 4, 4)
+    cases["oft_first"] = first_oft(generator, LINEAR)
+    cases["oft_first_conv"] = first_oft(generator, dict(conv=(8, 4, 2)), rescale=True)
     configs = {"peft_oft_exact": exact, "peft_oft_terms": dict(num_cayley_neumann_terms=7)}
     files = {}
     for name, (before, state, merged) in cases.items():
