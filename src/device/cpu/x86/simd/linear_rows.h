@@ -49,17 +49,17 @@ ATELIER_INLINE void multiply_rows(const T* x, int64_t x_stride, const S* const (
   }
 }
 
-/// sums[row][kLanes] of all rows of x and the `present` rows of weights; past them sums are
-/// repeated.
+/// sums[row][kLanes] of all rows of x and `present` rows of weights from `output` on; past them sums
+/// are repeated. Weights that are decoded are multiplied while the first cache has them.
 template <class T, class S>
-void multiply_all_rows(const CpuLinearRun& run, const S* weights, int64_t depth, int64_t present,
-                       float* sums) {
+void multiply_all_rows(const CpuLinearRun& run, const WeightRows<S>& weights, int64_t output,
+                       int64_t depth, int64_t present, float* sums) {
   const T* x = static_cast<const T*>(run.x);
   for (int64_t first = 0; first < present; first += kRowTile) {
+    const int64_t count = min64(kRowTile, present - first);
+    const S* const tile = weights.rows(output + first, count);
     const S* w[kRowTile];
-    ATELIER_UNROLL for (int o = 0; o < kRowTile; ++o) {
-      w[o] = weights + min64(first + o, present - 1) * depth;
-    }
+    ATELIER_UNROLL for (int o = 0; o < kRowTile; ++o) w[o] = tile + min64(o, count - 1) * depth;
     int64_t row = 0;
     for (; row + kRowTile <= run.rows; row += kRowTile) {
       multiply_rows<kRowTile>(x + row * run.x_stride, run.x_stride, w, depth,
@@ -95,16 +95,15 @@ void run_unpacked(const CpuLinear& layer, const CpuWeights& weights, const CpuLi
                   const Parallel& parallel) {
   const bool gated = layer.epilogue == CpuEpilogue::geglu;
   const int64_t columns = gated ? layer.outputs / 2 : layer.outputs;
-  for_weights(weights, layer.inputs, kLanes, divide_up(columns, kLanes), parallel,
+  for_weights(weights, layer.inputs, kRowTile, divide_up(columns, kLanes), parallel,
               [&](const auto& rows, int64_t group) {
                 const int64_t first = group * kLanes, present = min64(kLanes, columns - first);
                 const Scratch memory(2 * run.rows * kLanes * int64_t{sizeof(float)});
                 float* const sums = static_cast<float*>(memory.data());
                 float* const gates = gated ? sums + run.rows * kLanes : nullptr;
-                multiply_all_rows<T>(run, rows.rows(first, present), layer.inputs, present, sums);
+                multiply_all_rows<T>(run, rows, first, layer.inputs, present, sums);
                 if (gated) {
-                  multiply_all_rows<T>(run, rows.rows(columns + first, present), layer.inputs,
-                                       present, gates);
+                  multiply_all_rows<T>(run, rows, columns + first, layer.inputs, present, gates);
                 }
                 finish_rows<T>(layer, run, columns, first, sums, gates);
               });
