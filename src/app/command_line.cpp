@@ -114,9 +114,13 @@ CLI::Option* CommandLine::single(std::string names, std::string placeholder, std
 }
 
 void CommandLine::text(std::string names, std::string placeholder, std::string& value,
-                       std::string help) {
-  single(std::move(names), std::move(placeholder), std::move(help),
-         [&value](const std::string& word) { value = word; });
+                       std::string help, std::string_view needed) {
+  single(names, std::move(placeholder), std::move(help),
+         [&value, needed, option = long_name(names)](const std::string& word) {
+           if (word.empty() && !needed.empty())
+             fail(option, std::string(needed), "nothing between the quotes");
+           value = word;
+         });
 }
 
 void CommandLine::texts(std::string names, std::string placeholder,
@@ -243,8 +247,9 @@ void CommandLine::fail_unknown(const std::string& argument) const {
   for (const CLI::Option* option : app_.get_options())
     for (const std::string& long_option : option->get_lnames()) known.push_back("--" + long_option);
   const std::vector<std::string_view> views(known.begin(), known.end());
-  const std::string_view close = name.starts_with('-') ? nearest(name, views) : std::string_view();
-  const char* kind = name.starts_with('-') ? "unknown option" : "unexpected argument";
+  const bool option = name.find_first_not_of('-') != name.npos && name.starts_with('-');
+  const std::string_view close = option ? nearest(name, views) : std::string_view();
+  const char* kind = option ? "unknown option" : "unexpected argument";
   throw Error(ErrorCode::invalid_argument,
               {.expected = fmt::format("{} '{}'", kind, name),
                .hint = close.empty() ? fmt::format("See 'atelier {} --help'", command_)

@@ -20,7 +20,9 @@ class CommandLine {
 
   /// Options declared from here on stand under this heading of the help.
   void group(std::string heading) { group_ = std::move(heading); }
-  void text(std::string names, std::string placeholder, std::string& value, std::string help);
+  /// An empty text is refused where `needed` says what is wanted instead.
+  void text(std::string names, std::string placeholder, std::string& value, std::string help,
+            std::string_view needed = {});
   /// May be given several times; each takes one value, kept in order.
   void texts(std::string names, std::string placeholder, std::vector<std::string>& values,
              std::string help);

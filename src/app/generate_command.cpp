@@ -14,6 +14,8 @@
 #include "app/progress.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/one_line.h"
+#include "base/standard_streams.h"
 #include "device/cpu/allocation.h"
 #include "sampling/names.h"
 
@@ -30,7 +32,7 @@ class CommandHost final : public EngineHost {
   void event(const Json& event) override {
     printer_.event(event);
     if (json_ && event.value("event", "") == "error")
-      fmt::print(stderr, "error: {}\n", event.value("message", ""));
+      put(stderr, fmt::format("error: {}\n", one_line(event.value("message", ""))));
   }
   std::stop_token stop() const override { return stop_; }
 
@@ -133,7 +135,8 @@ void declare_computing(CommandLine& line, GenerateOptions& o) {
   line.integer("--threads", o.threads, 1, 1024, "CPU threads (default: all cores)");
   line.text("--ram", "SIZE", o.ram,
             "use at most this much memory, such as 6GiB: weights beyond it are prepared anew at "
-            "each step (default: what is available)");
+            "each step (default: what is available)",
+            "an amount of memory");
   line.flag("--tiled-vae", o.tiled_vae, "decode and encode in tiles: less memory, more time");
 }
 

@@ -10,6 +10,7 @@
 #include "app/option_checks.h"
 #include "base/bytes.h"
 #include "base/error.h"
+#include "base/one_line.h"
 #include "formats/model_folder.h"
 #include "formats/summary.h"
 
@@ -54,15 +55,9 @@ std::string count_text(uint64_t count) {
 
 std::string size_text(uint64_t bytes) { return to_string(Bytes(static_cast<int64_t>(bytes))); }
 
-/// Text from the file with what could disturb a terminal or a line taken out.
-std::string one_line(std::string text, size_t longest) {
-  for (char& c : text)
-    if (static_cast<unsigned char>(c) < ' ' || c == 0x7f) c = ' ';
-  if (text.size() > longest) {
-    while (longest > 0 && (static_cast<unsigned char>(text[longest]) & 0xC0) == 0x80) --longest;
-    text = text.substr(0, longest) + "...";
-  }
-  return text;
+/// Text from the file, not longer than about `longest` bytes.
+std::string cell(std::string_view text, size_t longest) {
+  return shortened(one_line(text), longest);
 }
 
 /// "Q4_K", or "F8_E4M3 scaled" where other tensors hold its scales.
@@ -95,10 +90,10 @@ void print_fits(const Json& fits) {
 }
 
 void print(const Summary& summary, const TensorSource& source, const Json& model, bool tensors) {
-  fmt::print("file          {}\n", summary.label);
+  fmt::print("file          {}\n", one_line(summary.label));
   fmt::print("kind          {}, {} of tensors\n", summary.format, size_text(summary.bytes));
   if (model.contains("error")) {
-    fmt::print("architecture  not recognised: {}\n", one_line(model.value("error", ""), 2000));
+    fmt::print("architecture  not recognised: {}\n", cell(model.value("error", ""), 2000));
   } else {
     fmt::print("architecture  {}\n", model.value("name", ""));
     for (const auto& [part, text] : model["parts"].items())
@@ -115,12 +110,12 @@ void print(const Summary& summary, const TensorSource& source, const Json& model
   constexpr size_t kLongest = 100;
   if (!source.metadata().empty()) fmt::print("metadata\n");
   for (const auto& [key, value] : source.metadata())
-    fmt::print("  {} = {}\n", one_line(key, kLongest), one_line(value, kLongest));
+    fmt::print("  {} = {}\n", cell(key, kLongest), cell(value, kLongest));
   if (!tensors) return;
   fmt::print("\n");
   for (const auto& [name, info] : source.tensors())
     fmt::print("{:<{}} {:>10}  {} {}\n", encoding_text(info.encoding, info.scaling != nullptr),
-               width, size_text(info.size), one_line(name, 1000), to_string(info.shape));
+               width, size_text(info.size), cell(name, 1000), to_string(info.shape));
 }
 
 void print_json(const Summary& summary, const TensorSource& source, const Json& model,

@@ -36,6 +36,21 @@ std::optional<double> number(std::string_view text) {
       {.subject = "--lora", .expected = std::move(expected), .found = fmt::format("'{}'", word)});
 }
 
+/// For a word that is no file: if one is there before a colon, what stands behind it is wrong.
+void refuse_strength(std::string_view rest, std::string_view word) {
+  for (size_t colon = rest.rfind(':'); colon != rest.npos && colon > 0;
+       colon = rest.rfind(':', colon - 1)) {
+    std::error_code none;
+    if (!std::filesystem::is_regular_file(rest.substr(0, colon), none)) continue;
+    throw Error(ErrorCode::invalid_argument,
+                {.subject = "--lora",
+                 .expected = fmt::format("at most two numbers and blocks=LIST behind the file '{}'",
+                                         rest.substr(0, colon)),
+                 .found = fmt::format("'{}'", word.substr(colon)),
+                 .hint = "For example FILE:0.8, FILE:0.8:0.5 or FILE:0.8:blocks=IN=1"});
+  }
+}
+
 }  // namespace
 
 LoraOption parse_lora_option(std::string_view word) {
@@ -59,6 +74,7 @@ LoraOption parse_lora_option(std::string_view word) {
     }
     rest = rest.substr(0, colon());
   }
+  if (!exists(rest)) refuse_strength(rest, word);
   if (rest.empty()) fail("FILE[:strength[:text strength]][:blocks=LIST]", word);
   option.file = rest;
   if (!strengths.empty()) option.strength = option.text_strength = strengths.back();

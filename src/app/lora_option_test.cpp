@@ -44,6 +44,8 @@ TEST(LoraOption, WhatIsAFileAsItStandsIsTaken) {
   std::ofstream(odd) << "x";
   expect(odd, odd, 1, 1);
   expect(odd + ":0.25", odd, 0.25, 0.25);
+  for (const char* wrong : {":abc", ":1:2:3", ":0,5"})
+    EXPECT_THROW(parse_lora_option(odd + wrong), Error) << wrong;
   fs::remove_all(folder);
 }
 

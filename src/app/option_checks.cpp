@@ -11,6 +11,7 @@
 
 #include "app/lora_option.h"
 #include "app/out_pattern.h"
+#include "app/output_checks.h"
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/mapped_file.h"
@@ -36,6 +37,7 @@ std::string similar_file(const fs::path& path) {
   std::vector<std::string> names;
   for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
     names.push_back(it->path().filename().string());
+    if (names.back() == path.filename()) names.pop_back();
     if (names.size() == kMostFiles) break;
   }
   const std::vector<std::string_view> views(names.begin(), names.end());
@@ -103,16 +105,6 @@ void check_inputs(const GenerateOptions& o) {
   if (!o.mask.empty()) check_readable(o.mask, "--mask", Wanted::file);
 }
 
-/// A preview is rewritten without asking, so it must be none of the pictures drawn from.
-void check_preview(const GenerateOptions& o) {
-  for (const auto& [file, option] :
-       {std::pair(&o.init_image, "--init-image"), std::pair(&o.mask, "--mask"),
-        std::pair(&o.control_image, "--control-image")})
-    check_apart(o.preview, "--preview", *file, option);
-  for (const fs::path& file : o.references)
-    check_apart(o.preview, "--preview", file, "--reference");
-}
-
 }  // namespace
 
 void check_readable(const fs::path& path, std::string_view subject, Wanted wanted) {
@@ -122,6 +114,10 @@ void check_readable(const fs::path& path, std::string_view subject, Wanted wante
     if (error && error != std::errc::no_such_file_or_directory)
       fail(ErrorCode::unreadable, subject,
            fmt::format("'{}' cannot be read ({})", path.string(), error.message()));
+    if (fs::is_symlink(fs::symlink_status(path, error)))
+      fail(ErrorCode::not_found, subject,
+           fmt::format("'{}' is a link to '{}', which does not exist", path.string(),
+                       fs::read_symlink(path, error).string()));
     fail(ErrorCode::not_found, subject, fmt::format("'{}' does not exist", path.string()),
          similar_file(path));
   }
@@ -192,7 +188,7 @@ void check_options(const GenerateOptions& o) {
   if (!o.preview.empty()) check_picture_extension(o.preview, "--preview");
   if (!o.save_latent.empty()) check_latent_name(o.save_latent.string());
   check_inputs(o);
-  if (!o.preview.empty()) check_preview(o);
+  check_outputs(o, written_files(o));
 }
 
 }  // namespace atelier

@@ -4,6 +4,7 @@
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <ctime>
 #include <functional>
@@ -124,10 +125,15 @@ std::vector<Placeholder> placeholders() {
   return rows;
 }
 
-void check_picture_extension(const std::filesystem::path& file, std::string_view subject) {
+bool has_picture_extension(const std::filesystem::path& file) {
   const std::string extension = file.extension().string();
-  for (std::string_view known_extension : kExtensions)
-    if (edit_distance(extension, known_extension) == 0) return;
+  return std::ranges::any_of(
+      kExtensions, [&](std::string_view known) { return edit_distance(extension, known) == 0; });
+}
+
+void check_picture_extension(const std::filesystem::path& file, std::string_view subject) {
+  if (has_picture_extension(file)) return;
+  const std::string extension = file.extension().string();
   const std::string_view close = nearest(extension, kExtensions);
   fail(subject,
        extension.empty() ? fmt::format("'{}' has no ending, so no picture format", file.string())

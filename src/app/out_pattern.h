@@ -32,6 +32,9 @@ std::vector<Placeholder> placeholders();
 /// extension no picture format has; "{{" and "}}" are literal braces.
 void check_out_pattern(std::string_view pattern, std::string_view subject);
 
+/// Whether the file name ends as a picture's does.
+bool has_picture_extension(const std::filesystem::path& file);
+
 /// Throws `invalid_argument` naming `subject` unless the file name ends as a picture's does.
 void check_picture_extension(const std::filesystem::path& file, std::string_view subject);
 

@@ -8,8 +8,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <utility>
 
 #include "base/bytes.h"
+#include "base/one_line.h"
+#include "base/standard_streams.h"
 
 namespace atelier {
 namespace {
@@ -21,11 +24,23 @@ std::string text_of(const Json& event, const char* key) {
 
 double number_of(const Json& event, const char* key) { return event.value(key, 0.0); }
 
+/// As fmt's, but a failure throws nothing: drawing goes on, and `ferror` tells at the end.
+template <class... Values>
+void print(std::FILE* out, fmt::format_string<Values...> format, Values&&... values) {
+  put(out, fmt::format(format, std::forward<Values>(values)...));
+}
+
+/// A FILE's descriptor; of `stderr` also where that stands for another stream.
+int descriptor_of(std::FILE* file) { return file == stderr ? STDERR_FILENO : ::fileno(file); }
+
+/// As `text_of`, on one line whatever it quotes.
+std::string line_of(const Json& event, const char* key) { return one_line(text_of(event, key)); }
+
 class JsonLines final : public EventPrinter {
  public:
   explicit JsonLines(std::FILE* out) : out_(out) {}
   void event(const Json& event) override {
-    fmt::print(out_, "{}\n", event.dump(-1, ' ', false, Json::error_handler_t::replace));
+    print(out_, "{}\n", event.dump(-1, ' ', false, Json::error_handler_t::replace));
     std::fflush(out_);
   }
 
@@ -79,14 +94,14 @@ class TextPrinter : public EventPrinter {
     if (kind == "step") return step(event);
     if (kind == "phase") return phase(text_of(event, "name"));
     clear();
-    if (kind == "plan") fmt::print(log_, "{}\n", plan_line(event));
+    if (kind == "plan") print(log_, "{}\n", plan_line(event));
     if (kind == "image" || kind == "latent" || kind == "sheet" || kind == "imatrix")
       file(text_of(event, "file"));
-    if (kind == "done") fmt::print(log_, "{}\n", done_line(event));
+    if (kind == "done") print(log_, "{}\n", done_line(event));
     if (kind == "warning") warning(event);
     if (kind == "slow_step" && event.value("first", true))
-      fmt::print(log_, "warning: {}\n", text_of(event, "message"));
-    if (kind == "error") fmt::print(log_, "error: {}\n", text_of(event, "message"));
+      print(log_, "warning: {}\n", line_of(event, "message"));
+    if (kind == "error") print(log_, "error: {}\n", line_of(event, "message"));
     std::fflush(log_);
   }
 
@@ -98,16 +113,16 @@ class TextPrinter : public EventPrinter {
 
  private:
   void file(const std::string& path) {
-    fmt::print(out_, "{}\n", path);
+    print(out_, "{}\n", path);
     std::fflush(out_);
   }
   void warning(const Json& event) {
     const auto items = event.find("items");
     const bool more = items != event.end();
-    fmt::print(log_, "warning: {}{}\n", text_of(event, "message"),
-               more && !verbose_ ? " (--verbose lists all)" : "");
+    print(log_, "warning: {}{}\n", line_of(event, "message"),
+          more && !verbose_ ? " (--verbose lists all)" : "");
     for (size_t i = 0; more && verbose_ && i < items->size(); ++i)
-      fmt::print(log_, "  {}\n", (*items)[i].get<std::string>());
+      print(log_, "  {}\n", one_line((*items)[i].get<std::string>()));
   }
   std::FILE *out_, *log_;
   bool verbose_;
@@ -117,7 +132,7 @@ class PlainLines final : public TextPrinter {
  public:
   using TextPrinter::TextPrinter;
   void step(const Json& step) override {
-    fmt::print(log(), "{}\n", step_line(step));
+    print(log(), "{}\n", step_line(step));
     std::fflush(log());
   }
   void phase(const std::string&) override {}
@@ -143,7 +158,7 @@ class TerminalBar final : public TextPrinter {
   void phase(const std::string& name) override { show(name + " ..."); }
   void clear() override {
     if (!shown_) return;
-    fmt::print(log(), "\r\x1b[K");
+    print(log(), "\r\x1b[K");
     std::fflush(log());
     shown_ = false;
   }
@@ -152,13 +167,13 @@ class TerminalBar final : public TextPrinter {
   void show(std::string line) {
     if (const auto width = static_cast<size_t>(columns()); line.size() >= width)
       line.resize(width - 1);
-    fmt::print(log(), "\r{}\x1b[K", line);
+    print(log(), "\r{}\x1b[K", line);
     std::fflush(log());
     shown_ = true;
   }
   int columns() const {
     winsize size{};
-    const bool known = ::ioctl(::fileno(log()), TIOCGWINSZ, &size) == 0 && size.ws_col > 1;
+    const bool known = ::ioctl(descriptor_of(log()), TIOCGWINSZ, &size) == 0 && size.ws_col > 1;
     return known ? size.ws_col : 80;
   }
   bool shown_ = false;
@@ -179,7 +194,7 @@ Display choose_display(bool json, std::FILE* log) {
   if (json) return Display::json;
   const char* terminal = std::getenv("TERM");
   const bool dumb = terminal == nullptr || std::string_view(terminal) == "dumb";
-  return ::isatty(::fileno(log)) && !dumb ? Display::terminal : Display::plain;
+  return ::isatty(descriptor_of(log)) && !dumb ? Display::terminal : Display::plain;
 }
 
 std::unique_ptr<EventPrinter> make_printer(Display display, std::FILE* out, std::FILE* log,

@@ -54,6 +54,27 @@ TEST(Progress, ListsAllThatAWarningIsAboutIfAskedTo) {
   EXPECT_EQ(shown(Display::plain, {plain}, true).second, "warning: x\n");
 }
 
+TEST(Progress, ShowsMessagesAsOneLineWhateverTheyQuote) {
+  const Json warning = {
+      {"event", "warning"}, {"message", "a\nerror: b"}, {"items", {"c\u009b", "d\x1b"}}};
+  EXPECT_EQ(shown(Display::plain, {warning}, true).second,
+            "warning: a\\nerror: b\n  c\\xc2\\x9b\n  d\\x1b\n");
+  const Json error = {{"event", "error"}, {"message", "a\nb"}};
+  EXPECT_EQ(shown(Display::plain, {error}).second, "error: a\\nb\n");
+}
+
+TEST(Progress, GoesOnWhereNothingCanBeWritten) {
+  std::FILE* full = std::fopen("/dev/full", "w");
+  if (!full) GTEST_SKIP() << "no /dev/full";
+  for (const Display display : {Display::json, Display::plain, Display::terminal}) {
+    const auto printer = make_printer(display, full, full);
+    for (int i = 0; i < 200; ++i)
+      for (const Json& event : {kStep, kImage}) EXPECT_NO_THROW(printer->event(event));
+  }
+  EXPECT_NE(std::ferror(full), 0);
+  std::fclose(full);
+}
+
 TEST(Progress, PutsOneJsonObjectOnALine) {
   const auto [out, log] = shown(Display::json, {kStep, {{"event", "x"}, {"text", "\xFF\n"}}});
   EXPECT_EQ(log, "");

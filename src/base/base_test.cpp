@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <fstream>
 
 #include "base/bytes.h"
@@ -11,6 +12,7 @@
 #include "base/json.h"
 #include "base/mapped_file.h"
 #include "base/nearest.h"
+#include "base/one_line.h"
 
 namespace atelier {
 namespace {
@@ -42,6 +44,23 @@ TEST(Error, SaysSubjectExpectedFoundAndHintInOneLine) {
 TEST(Error, ControlCharactersFromOutsideNeverReachTheTerminal) {
   const Error error(ErrorCode::malformed, {.subject = "a\x1b[31m", .expected = "b"});
   EXPECT_EQ(std::string(error.what()).find('\x1b'), std::string::npos);
+}
+
+TEST(Error, IsOneLineAndNotLongerThanNeeded) {
+  const Error error(ErrorCode::malformed, {.subject = "a\nerror: b", .expected = "c\x7f\xff"});
+  EXPECT_STREQ(error.what(), "a\\nerror: b: c\\x7f\\xff");
+  const std::string many(5000, 'x');
+  const Error quoted(ErrorCode::malformed, {.expected = "T5's", .found = "'" + many + "'"});
+  EXPECT_EQ(quoted.what(), "expected T5's, found '" + many.substr(0, 200) + "...'");
+  EXPECT_LT(std::strlen(Error(ErrorCode::malformed, {.expected = many}).what()), 2100U);
+}
+
+TEST(OneLine, EscapesWhatCouldDisturbAndKeepsTheRest) {
+  EXPECT_EQ(one_line("gr\u00fcn \u732b \ufffd"), "gr\u00fcn \u732b \ufffd");
+  EXPECT_EQ(one_line("a\r\n\tb\x1b[0m"), "a\\r\\n\\tb\\x1b[0m");
+  EXPECT_EQ(one_line("\u0080\u009f\u00a0\u2028"), "\\xc2\\x80\\xc2\\x9f\u00a0\\xe2\\x80\\xa8");
+  EXPECT_EQ(one_line("\x9b\xe2\x82"), "\\x9b\\xe2\\x82");
+  EXPECT_EQ(shortened("gr\u00fcn", 3), "gr...");
 }
 
 TEST(Error, WrongUseExitsWithTwo) {
@@ -153,6 +172,25 @@ TEST_P(AtomicFiles, ReplaceNoPipeAndNoFolder) {
   EXPECT_EQ(code_of([&] { MappedFile::open(folder.path / "pipe"); }), ErrorCode::unreadable);
 }
 
+TEST_P(AtomicFiles, MayHaveTheLongestNameAFolderHolds) {
+  const Folder folder;
+  const std::string name(255, 'n');
+  for (int i = 0; i < 2; ++i) {
+    AtomicFile file(folder.path / name, GetParam());
+    file.commit();
+  }
+  EXPECT_TRUE(fs::exists(folder.path / name));
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder.path), {}), 1);
+}
+
+TEST(AtomicFile, CannotReplaceWhatCannotBeLookedAt) {
+  const Folder folder;
+  fs::create_symlink("loop", folder.path / "loop");
+  for (const fs::path& name : {folder.path / std::string(300, 'n'), folder.path / "loop" / "a"})
+    EXPECT_EQ(code_of([&] { AtomicFile::check_replaceable(name); }), ErrorCode::write_failed);
+  AtomicFile::check_replaceable(folder.path / "none" / "a");
+}
+
 INSTANTIATE_TEST_SUITE_P(Kinds, AtomicFiles,
                          testing::Values(AtomicFile::Until::nameless,
                                          AtomicFile::Until::temporary_name));
@@ -162,7 +200,7 @@ TEST(Json, KeepsOrderAndRefusesWhatLies) {
   const std::string deep(100, '[');
   for (const std::string& bad :
        {std::string("{"), std::string("{}x"), std::string(R"({"a":1,"a":2})"), deep,
-        std::string("\"\xff\""), std::string()})
+        std::string("\"\xff\""), std::string(), std::string("[1e999]")})
     EXPECT_EQ(code_of([&] { parse_json(bad, "x"); }), ErrorCode::malformed) << bad;
 }
 

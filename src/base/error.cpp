@@ -6,6 +6,8 @@
 #include <array>
 #include <cstring>
 
+#include "base/one_line.h"
+
 namespace atelier {
 namespace {
 
@@ -30,14 +32,14 @@ constexpr bool in_order() {
 static_assert(in_order(), "error rows stand in the order of the enum");
 
 std::string message_of(const ErrorFacts& facts) {
+  const std::string subject = shorten_quotes(facts.subject),
+                    expected = shorten_quotes(facts.expected), found = shorten_quotes(facts.found),
+                    hint = shorten_quotes(facts.hint);
   std::string text;
-  if (!facts.subject.empty()) text += facts.subject + ": ";
-  text += facts.found.empty() ? facts.expected
-                              : fmt::format("expected {}, found {}", facts.expected, facts.found);
-  if (!facts.hint.empty()) text += ". " + facts.hint;
-  for (char& c : text)
-    if (static_cast<unsigned char>(c) < ' ' && c != '\n') c = '?';
-  return text;
+  if (!subject.empty()) text += subject + ": ";
+  text += found.empty() ? expected : fmt::format("expected {}, found {}", expected, found);
+  if (!hint.empty()) text += ". " + hint;
+  return one_line(text);
 }
 
 }  // namespace

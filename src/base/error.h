@@ -41,7 +41,8 @@ struct ErrorFacts {
   std::string hint = {};  // likely cause or what to do
 };
 
-/// A failure with its facts; `what()` is one line, "subject: expected E, found F. Hint".
+/// A failure with its facts; `what()` is one line, "subject: expected E, found F. Hint", in which
+/// what could disturb a terminal is escaped and what is quoted at length is shortened.
 class Error : public std::exception {
  public:
   Error(ErrorCode code, ErrorFacts facts);

@@ -28,7 +28,10 @@ class LimitedBuilder : public nlohmann::detail::json_sax_dom_parser<Json> {
   }
   template <class Exception>
   bool parse_error(size_t position, const std::string&, const Exception& e) {
-    fail("JSON", fmt::format("an error at byte {} ({})", position, short_reason(e.what())));
+    constexpr int kTooLarge = 406;  // nlohmann's out_of_range of a number
+    fail("JSON",
+         fmt::format("an error at byte {} ({})", position,
+                     e.id == kTooLarge ? "a number that is too large" : short_reason(e.what())));
     return false;
   }
 
@@ -45,6 +48,8 @@ class LimitedBuilder : public nlohmann::detail::json_sax_dom_parser<Json> {
                                        .found = std::move(found)});
   }
   static std::string short_reason(std::string_view text) {
+    if (const size_t bracket = text.find("] "); text.starts_with('[') && bracket != text.npos)
+      text.remove_prefix(bracket + 2);
     if (const size_t colon = text.rfind(": "); colon != text.npos) text.remove_prefix(colon + 2);
     return std::string(text.substr(0, 120));
   }

@@ -7,7 +7,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <cstring>
 
 #include "base/error.h"
@@ -25,6 +27,14 @@ namespace {
 
 /// The link in /proc that leads to an open file.
 std::string place_of(int descriptor) { return fmt::format("/proc/self/fd/{}", descriptor); }
+
+/// The name with `ending` behind it, shortened so that a folder can hold it.
+std::filesystem::path beside(const std::filesystem::path& path, const std::string& ending) {
+  constexpr size_t kLongest = NAME_MAX;
+  std::string name = path.filename().string();
+  name.resize(std::min(name.size(), kLongest - ending.size()));
+  return path.parent_path() / (name + ending);
+}
 
 }  // namespace
 
@@ -75,8 +85,12 @@ void MappedFile::advise(size_t offset, size_t size, int advice) const {
 }
 
 void AtomicFile::check_replaceable(const std::filesystem::path& path) {
-  std::error_code none;
-  const std::filesystem::file_status status = std::filesystem::status(path, none);
+  std::error_code error;
+  const std::filesystem::file_status status = std::filesystem::status(path, error);
+  if (status.type() == std::filesystem::file_type::none)
+    throw Error(ErrorCode::write_failed,
+                {.subject = path.string(),
+                 .expected = fmt::format("cannot be written ({})", error.message())});
   if (!std::filesystem::exists(status) || std::filesystem::is_regular_file(status)) return;
   throw Error(ErrorCode::write_failed,
               {.subject = path.string(),
@@ -100,7 +114,7 @@ bool AtomicFile::open_nameless() {
 }
 
 void AtomicFile::open_temporary() {
-  std::string name = path_.string() + ".part-XXXXXX";
+  std::string name = beside(path_, ".part-XXXXXX").string();
   descriptor_ = ::mkostemp(name.data(), O_CLOEXEC);
   if (descriptor_ < 0) fail(errno);
   temporary_ = name;
@@ -148,7 +162,7 @@ void AtomicFile::commit() {
   // Only a name can replace a name, so a nameless file gets one for a moment.
   for (int attempt = 0; temporary_.empty(); ++attempt) {
     const std::filesystem::path name =
-        path_.string() + fmt::format(".part-{}-{}", ::getpid(), attempt);
+        beside(path_, fmt::format(".part-{}-{}", ::getpid(), attempt));
     if (link(name))
       temporary_ = name;
     else if (errno != EEXIST)
@@ -169,7 +183,8 @@ bool AtomicFile::commit_new() {
   if (errno == EEXIST) return false;
   if (temporary_.empty()) fail(errno);
   // No links on this file system: the nearest it can do.
-  if (std::filesystem::exists(path_)) return false;
+  std::error_code none;
+  if (std::filesystem::exists(path_, none)) return false;
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail(errno);
   close();
   return true;

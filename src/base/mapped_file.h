@@ -40,7 +40,8 @@ class AtomicFile {
  public:
   enum class Until { nameless, temporary_name };
   explicit AtomicFile(std::filesystem::path path, Until until = Until::nameless);
-  /// Throws `write_failed` if `path` names something that is no regular file.
+  /// Throws `write_failed` if `path` names something that is no regular file, or nothing that a
+  /// file system could tell.
   static void check_replaceable(const std::filesystem::path& path);
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;

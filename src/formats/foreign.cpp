@@ -17,7 +17,12 @@ constexpr std::string_view kDownload =
 
 constexpr std::string_view kGiveModel = "Give the file with the model's weights";
 
+constexpr std::string_view kGiveTokenizer = "Such a file is given with --t5-tokenizer";
+
 constexpr std::array kKinds = {
+    // The first piece of a ModelProto, as T5's and Llama's are.
+    ForeignKind{"a SentencePiece tokenizer", 2, "\x0a\x05<pad>"sv, kGiveTokenizer},
+    ForeignKind{"a SentencePiece tokenizer", 2, "\x0a\x05<unk>"sv, kGiveTokenizer},
     // The long 0x1950a86a20f9469cfc6c with which torch.save began before torch 1.6.
     ForeignKind{"a torch file of before 1.6, which is no zip archive", 2,
                 "\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."sv, kResave},

@@ -56,6 +56,10 @@ FileContents read_shard_index(std::span<const std::byte> file) {
     fail("index", fmt::format("at most {} bytes", kMaxIndex), fmt::format("{}", file.size()));
   const std::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
   const Json index = parse_index(text);
+  if (index.is_object() && index.contains("model") && index.contains("pre_tokenizer"))
+    throw Error(ErrorCode::unsupported, {.expected = "a checkpoint",
+                                         .found = "a tokenizer.json",
+                                         .hint = "T5's is given with --t5-tokenizer"});
   const auto map = index.find("weight_map");
   if (map == index.end() || !map->is_object() || map->empty())
     throw Error(ErrorCode::malformed,

@@ -62,6 +62,7 @@ constexpr Other kOthers[] = {
     {"text_model.encoder.layers.0.", "a text encoder alone"},
     {"transformer.resblocks.0.", "a text encoder alone"},
     {"model.layers.0.self_attn.", "a language model"},
+    {"=latent_tensor", "a latent", "Give it with --init-latent"},
     {"string_to_param", "a textual inversion", kGiveFolder},
     {"emb_params", "a textual inversion", kGiveFolder},
     {"=clip_l", "a textual inversion", kGiveFolder},
@@ -84,7 +85,9 @@ const Other* other_of(const TensorTable& tensors) {
 std::string looks_like(const TensorTable& tensors) {
   if (const Other* other = other_of(tensors)) return fmt::format("what looks like {}", other->what);
   if (tensors.empty()) return "no tensors";
-  return fmt::format("{} tensors, the first named {}", tensors.size(), tensors.begin()->first);
+  const std::string& first = tensors.begin()->first;
+  if (tensors.size() == 1) return fmt::format("one tensor, named '{}'", first);
+  return fmt::format("{} tensors, the first named '{}'", tensors.size(), first);
 }
 
 // A denoiser's names are there, but no family has its shapes: say which and how far.

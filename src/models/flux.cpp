@@ -311,17 +311,32 @@ class FluxModel final : public Loaded<DiffusionModel, Config, Flux> {
   const ModelTraits& traits() const override { return config().traits; }
   // A single block's: its input, q, k and v three times over, the mlp's rows twice, and five more.
   Bytes activation_bytes(int64_t batch, int64_t height, int64_t width) const override {
-    constexpr int64_t kTextTokens = 512;
-    const Config& c = config();
     const int64_t tokens = batch * (tokens_of(height) * tokens_of(width) + kTextTokens);
-    const int64_t values = tokens * (15 * c.hidden + 2 * c.mlp);
-    return Bytes(values * static_cast<int64_t>(c10::elementSize(compute().dtype))) + 64_MiB;
+    return Bytes(tokens * bytes_per_token()) + 64_MiB;
+  }
+  Bytes prompt_bytes(int64_t batch, int64_t tokens) const override {
+    const auto element = static_cast<int64_t>(c10::elementSize(compute().dtype));
+    return Bytes(batch * (tokens * (4 + element) * config().traits.context_width +
+                          std::max<int64_t>(0, tokens - kTextTokens) * bytes_per_token()));
   }
   double operations(int64_t batch, int64_t height, int64_t width) const override {
-    constexpr int64_t kTextTokens = 512;
+    return operations_with(batch, height, width, kTextTokens);
+  }
+  double prompt_operations(int64_t batch, int64_t height, int64_t width,
+                           int64_t tokens) const override {
+    return operations_with(batch, height, width, std::max(tokens, kTextTokens)) -
+           operations_with(batch, height, width, kTextTokens);
+  }
+
+ private:
+  static constexpr int64_t kTextTokens = 512;  // of a usual prompt, at most
+  int64_t bytes_per_token() const {
+    const int64_t values = 15 * config().hidden + 2 * config().mlp;
+    return values * static_cast<int64_t>(c10::elementSize(compute().dtype));
+  }
+  double operations_with(int64_t batch, int64_t height, int64_t width, int64_t text) const {
     const Config& c = config();
-    const auto tokens =
-        static_cast<double>((height + 1) / kPatch * ((width + 1) / kPatch) + kTextTokens);
+    const auto tokens = static_cast<double>((height + 1) / kPatch * ((width + 1) / kPatch) + text);
     const auto hidden = static_cast<double>(c.hidden), mlp = static_cast<double>(c.mlp);
     const auto pairs = static_cast<double>(c.double_depth);
     const auto singles = static_cast<double>(c.single_depth);
@@ -329,8 +344,6 @@ class FluxModel final : public Loaded<DiffusionModel, Config, Flux> {
     const double products = 2 * hidden * (4 * hidden + 2 * mlp), attention = 4 * tokens * hidden;
     return static_cast<double>(batch) * tokens * (pairs + singles) * (products + attention);
   }
-
- private:
   Tensor run(const DiffusionInput& in) const override { return net()(in); }
   const Compute& compute() const override { return net().w.compute(); }
 };

@@ -61,6 +61,11 @@ class DiffusionModel {
   /// Multiplications and additions of one such call, about: products and attention, without norms;
   /// 0: unknown.
   virtual double operations(int64_t, int64_t, int64_t) const { return 0; }
+  /// What prompts of `tokens` tokens add to each: memory for them, the keys and values made of them
+  /// included, and arithmetic beyond that of a usual prompt.
+  virtual Bytes prompt_bytes(int64_t batch, int64_t tokens) const = 0;
+  virtual double prompt_operations(int64_t batch, int64_t height, int64_t width,
+                                   int64_t tokens) const = 0;
 
  protected:
   /// The same with everything checked, on the compute device and in the compute dtype, x with

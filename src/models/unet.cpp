@@ -226,24 +226,51 @@ class UNetModel final : public Loaded<DiffusionModel, UNetConfig, UNet> {
     return Bytes(peak * static_cast<int64_t>(c10::elementSize(compute().dtype))) + 64_MiB;
   }
   double operations(int64_t batch, int64_t height, int64_t width) const override {
-    const UNetConfig& c = config();
-    int64_t cells = height * width;
     double sum = 0;
-    for (const UNetStage& s : c.input) {
-      if (s.kind == UNetStage::Kind::halving) cells = (cells + 3) / 4;
-      sum += stage_operations(s, cells);
-    }
-    UNetStage middle{.in = c.middle_width, .out = c.middle_width, .depth = c.middle_depth};
-    sum += stage_operations(middle, cells);
-    if (std::exchange(middle.depth, 0) > 0) sum += stage_operations(middle, cells);
-    for (const UNetStage& s : c.output) {
-      sum += stage_operations(s, cells);
-      if (s.upsample) cells *= 4;
-    }
+    for_each_stage(height * width,
+                   [&](const UNetStage& s, int64_t cells) { sum += stage_operations(s, cells); });
     return static_cast<double>(batch) * sum;
+  }
+  // The prompt in fp32 and in the compute dtype, and every layer's keys and values, which kernels
+  // of 16-bit types keep in tiles: whole ones of tokens and of each head's channels.
+  Bytes prompt_bytes(int64_t batch, int64_t tokens) const override {
+    const auto element = static_cast<int64_t>(c10::elementSize(compute().dtype));
+    const int64_t tile = element == 2 ? 32 : 1;
+    const auto tiled = [&](int64_t count) { return (count + tile - 1) / tile * tile; };
+    int64_t each = (4 + element) * config().traits.context_width;
+    for_each_stage(0, [&](const UNetStage& s, int64_t) {
+      const int64_t heads = config().heads(s.out).count;
+      each += 2 * element * s.depth * heads * tiled(s.out / heads);
+    });
+    return Bytes(batch * tiled(tokens) * each);
+  }
+  // Attention of the picture to the prompt.
+  double prompt_operations(int64_t batch, int64_t height, int64_t width,
+                           int64_t tokens) const override {
+    double sum = 0;
+    for_each_stage(height * width, [&](const UNetStage& s, int64_t cells) {
+      sum += 4 * static_cast<double>(cells) * static_cast<double>(s.depth * s.out);
+    });
+    return static_cast<double>(batch * tokens) * sum;
   }
 
  private:
+  // `call` with every stage, the middle's two included, and the cells it works on.
+  template <class Call>
+  void for_each_stage(int64_t cells, const Call& call) const {
+    const UNetConfig& c = config();
+    for (const UNetStage& s : c.input) {
+      if (s.kind == UNetStage::Kind::halving) cells = (cells + 3) / 4;
+      call(s, cells);
+    }
+    UNetStage middle{.in = c.middle_width, .out = c.middle_width, .depth = c.middle_depth};
+    call(middle, cells);
+    if (std::exchange(middle.depth, 0) > 0) call(middle, cells);
+    for (const UNetStage& s : c.output) {
+      call(s, cells);
+      if (s.upsample) cells *= 4;
+    }
+  }
   // A residual block's two kernels and the step between widths, and of a transformer the ways in
   // and out, 18 squares of the width for each layer and token, and the attention of a picture to
   // itself.

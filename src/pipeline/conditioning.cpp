@@ -2,6 +2,7 @@
 #include "pipeline/conditioning.h"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 
@@ -46,12 +47,38 @@ bool projects(VectorKind kind) {
   return kind == VectorKind::sdxl || kind == VectorKind::sdxl_refiner;
 }
 
+constexpr size_t kMostChunks = 64;  // of a prompt; what a denoiser attends to grows with them
+
+/// The prompt as tokens for one encoder. Throws `invalid_argument` for one that is too long.
+TokenChunks tokens_for(const TextPart& part, const PromptEncoder& by, const EncoderRules& rules,
+                       std::string_view prompt, const PromptReader& reader) {
+  TokenChunks text = tokenize(prompt, by.tokenizer, rules, reader.embeddings);
+  const auto refuse = [&](std::string expected, size_t found) {
+    const Error error(
+        ErrorCode::invalid_argument,
+        {.subject = "prompt", .expected = std::move(expected), .found = std::to_string(found)});
+    throw by.file.empty() ? error : error.within(by.file);
+  };
+  const size_t length = text.chunks[0].size(), count = text.chunks.size();
+  if (const auto most = static_cast<size_t>(by.encoder.positions()); length > most)
+    refuse(fmt::format("at most {} tokens, as the encoder takes", most), length);
+  if (part.use != TextUse::pooled && count > kMostChunks)
+    refuse(fmt::format("at most {} tokens, {} at a time", kMostChunks * length, length),
+           count * length);
+  return text;
+}
+
+EncoderRules rules_for(const TextPart& part, const PromptEncoder& by) {
+  EncoderRules rules = encoder_rules(part.encoder->name);
+  rules.width = static_cast<int32_t>(by.encoder.width());
+  return rules;
+}
+
 TextEncoding encode_part(const TextPart& part, const PromptEncoder& by, const ModelDef& def,
                          std::string_view prompt, const PromptReader& reader,
                          std::vector<std::string>& warnings) {
-  EncoderRules rules = encoder_rules(part.encoder->name);
-  rules.width = static_cast<int32_t>(by.encoder.width());
-  const TokenChunks text = tokenize(prompt, by.tokenizer, rules, reader.embeddings);
+  EncoderRules rules = rules_for(part, by);
+  const TokenChunks text = tokens_for(part, by, rules, prompt, reader);
   rules.min_length = std::max(rules.min_length, static_cast<int32_t>(text.chunks[0].size()));
   const TokenChunks empty = tokenize("", by.tokenizer, rules);
   warnings.insert(warnings.end(), text.warnings.begin(), text.warnings.end());
@@ -97,6 +124,19 @@ TextEncoding encode_tokens(const TextEncoder& encoder, const TokenChunks& text,
     states.push_back(weighted ? weigh(state, nothing, weights_of(text.chunks[i])) : state);
   }
   return {at::cat(states, 1), said.pooled.defined() ? said.pooled.narrow(0, 0, 1) : at::Tensor()};
+}
+
+int64_t prompt_length(const ModelDef& def, std::span<const PromptEncoder> encoders,
+                      std::string_view prompt, const PromptReader& reader) {
+  int64_t length = std::numeric_limits<int64_t>::max();
+  for (size_t i = 0; i < encoders.size(); ++i) {
+    const TextPart& part = def.text[i];
+    const TokenChunks text =
+        tokens_for(part, encoders[i], rules_for(part, encoders[i]), prompt, reader);
+    const auto tokens = static_cast<int64_t>(text.chunks.size() * text.chunks[0].size());
+    if (part.use != TextUse::pooled) length = std::min(length, tokens);
+  }
+  return length;
 }
 
 EncodedPrompt encode_prompt(const ModelDef& def, std::span<const PromptEncoder> encoders,

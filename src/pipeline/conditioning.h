@@ -43,6 +43,11 @@ struct PromptReader {
   std::optional<int> layer = {};  // -1 the last, as ComfyUI's CLIPSetLastLayer; unset: the model's
 };
 
+/// How many tokens the context of `prompt` will have. Throws `invalid_argument` for a prompt that
+/// is longer than an encoder takes, or than 64 chunks.
+int64_t prompt_length(const ModelDef& def, std::span<const PromptEncoder> encoders,
+                      std::string_view prompt, const PromptReader& reader = {});
+
 /// Encodes `prompt` with `encoders`, which are those of `def.text` in order. A token of weight w
 /// gets e + w (z - e), where e is what the empty prompt says at its position; the pooled state is
 /// not weighted. Chunks are joined along the tokens, the states of encoders that give the context

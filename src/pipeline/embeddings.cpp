@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "formats/model_folder.h"
+#include "models/model.h"
 #include "quant/decode.h"
 #include "text/embedding_files.h"
 
@@ -81,6 +82,11 @@ std::vector<std::string> tensor_names(const TensorSource& file, const EncoderRul
   if (nested != table.end() && nested->first.starts_with(kNestedHead)) return {nested->first};
   if (table.size() == 1) return {table.begin()->first};
   if (std::vector<std::string> tokens = tokens_of(file, rules); !tokens.empty()) return tokens;
+  if (const auto other = accessory_in(file))
+    throw Error(ErrorCode::mismatch, {.subject = file.label(),
+                                      .expected = "a textual inversion",
+                                      .found = std::string(other->what),
+                                      .hint = std::string(other->hint)});
   refuse(file.label(),
          fmt::format("a textual inversion: one tensor, emb_params, string_to_param, <token> or {}",
                      rules.name),
@@ -94,6 +100,13 @@ at::Tensor read_matrix(const TensorSource& file, const std::string& name, int64_
   const std::string subject = file.label() + ": " + name;
   if (!matrix || info.elements() == 0 || (info.shape.size() == 2 && info.shape[0] > most))
     refuse(subject, fmt::format("[1 to {} vectors, width]", most), to_string(info.shape));
+  if (is_integer(info.encoding) && !info.scaling)
+    throw Error(ErrorCode::unsupported,
+                {.subject = subject,
+                 .expected = fmt::format(
+                     "is stored as {} without scales, which says nothing about its numbers",
+                     encoding_info(info.encoding).name),
+                 .hint = "Look for a file of the same textual inversion in fp16 or fp32"});
   at::Tensor vectors = at::empty(info.shape, at::kFloat);
   decode_range(file.bytes(name), info, 0, vectors, name);
   if (!vectors.isfinite().all().item<bool>()) refuse(subject, "finite numbers", "others");

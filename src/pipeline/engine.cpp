@@ -29,7 +29,8 @@ void log_strangers(const ModelParts& parts) {
   for (const auto& [name, info] : file.tensors())
     if (!belongs(name) && strangers++ == 0) first = name;
   if (strangers > 0)
-    log::debug("{}: {} tensors belong to no part, the first named {}", file.label(), strangers,
+    log::debug("{}: {} to no part, the first named '{}'", file.label(),
+               strangers == 1 ? "1 tensor belongs" : fmt::format("{} tensors belong", strangers),
                first);
 }
 

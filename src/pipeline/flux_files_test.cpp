@@ -167,7 +167,7 @@ TEST_F(FluxFiles, MixedUpFilesAreNamedForWhatTheyAre) {
   expect_words(with(&ModelFiles::model, good.vae),
                {"ae.safetensors", "no diffusion model", "--vae"});
   expect_words(with(&ModelFiles::model, good.t5), {"t5xxl.safetensors", "--t5"});
-  expect_words(with(&ModelFiles::clip_g, good.clip_l), {"--clip-g", "FLUX.1 dev takes no"});
+  expect_words(with(&ModelFiles::clip_g, good.clip_l), {"--clip-g", "FLUX.1 dev, which takes no"});
   expect_words(with(&ModelFiles::t5, {}), {"dev.safetensors", "no text encoder t5xxl", "--t5"});
   expect_words(complaint(whole(good.model)),
                {"no VAE", "clip_l", "t5xxl", "--vae, --clip-l, --t5"});

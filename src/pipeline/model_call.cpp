@@ -47,9 +47,10 @@ at::Tensor joined_contexts(const Guidance& guidance, const Branches& branches, i
   std::vector<at::Tensor> rows;
   for (const Branch branch : branches) {
     const at::Tensor& context = pick(guidance, branch).context;
-    rows.push_back(context.repeat({batch, tokens / context.size(1), 1}));
+    // Not copied for each picture before it is joined.
+    rows.push_back(context.repeat({1, tokens / context.size(1), 1}).expand({batch, -1, -1}));
   }
-  return at::cat(rows);
+  return at::cat(rows).contiguous();
 }
 
 Prepared prepare(const Guidance& guidance, const Branches& branches, const at::Tensor& x) {

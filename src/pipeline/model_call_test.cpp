@@ -15,6 +15,8 @@ namespace {
 struct Mean final : DiffusionModel {
   const ModelTraits& traits() const override { return sizes; }
   Bytes activation_bytes(int64_t, int64_t, int64_t) const override { return {}; }
+  Bytes prompt_bytes(int64_t, int64_t) const override { return {}; }
+  double prompt_operations(int64_t, int64_t, int64_t, int64_t) const override { return 0; }
   at::Tensor run(const DiffusionInput& input) const override {
     batches.push_back(input.x.size(0));
     tokens.push_back(input.context.embedding().size(1));

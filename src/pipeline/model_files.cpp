@@ -32,6 +32,8 @@ struct TextOption {
 constexpr std::array kTextOptions = {TextOption{"clip_l", "--clip-l", &ModelFiles::clip_l},
                                      TextOption{"clip_g", "--clip-g", &ModelFiles::clip_g},
                                      TextOption{"t5xxl", "--t5", &ModelFiles::t5}};
+/// What only a model with such an encoder takes.
+constexpr TextOption kTokenizer{"t5xxl", "--t5-tokenizer", &ModelFiles::t5_tokenizer};
 
 std::string_view option_of(std::string_view kind) {
   for (const TextOption& row : kTextOptions)
@@ -68,12 +70,18 @@ Identity identity_of(const Source& source) {
   return {};
 }
 
-/// A file given for what it does not hold; what it seems to be is not said if that is `option`'s.
-[[noreturn]] void fail_mixed_up(const Source& source, std::string wanted, std::string_view option,
-                                std::string hint = {}) {
+/// Of files that are given beside a model, too.
+Identity any_identity_of(const Source& source) {
   Identity is = identity_of(source);
   if (const auto other = accessory_in(*source); other && is.what.empty())
     is = {std::string(other->what), std::string(other->hint)};
+  return is;
+}
+
+/// A file given for what it does not hold; what it seems to be is not said if that is `option`'s.
+[[noreturn]] void fail_mixed_up(const Source& source, std::string wanted, std::string_view option,
+                                std::string hint = {}) {
+  Identity is = any_identity_of(source);
   if (is.what.empty() || is.hint.ends_with(option))
     fail(source, std::move(wanted), std::move(hint));
   fail(source, fmt::format("{}: it is {}", wanted, is.what), std::move(is.hint));
@@ -135,14 +143,20 @@ std::optional<FoundPart> asserted(const TextPart& part, const ModelFiles& files)
 }
 
 /// Throws for a file whose kind of text encoder the model does not take.
-void check_taken(const ModelDef& def, const ModelFiles& files) {
-  for (const TextOption& row : kTextOptions) {
+void check_taken(const ModelParts& parts, const ModelFiles& files) {
+  std::vector<TextOption> rows(kTextOptions.begin(), kTextOptions.end());
+  rows.push_back(kTokenizer);
+  for (const TextOption& row : rows) {
     const bool taken = std::ranges::any_of(
-        def.text, [&](const TextPart& part) { return part.encoder->name == row.kind; });
+        parts.def->text, [&](const TextPart& part) { return part.encoder->name == row.kind; });
     if (!(files.*row.file).empty() && !taken)
-      throw Error(ErrorCode::mismatch,
-                  {.subject = std::string(row.option),
-                   .expected = fmt::format("{} takes no text encoder {}", def.title, row.kind)});
+      throw Error(
+          ErrorCode::mismatch,
+          {.subject = std::string(row.option),
+           .expected = fmt::format("{} is {}, which takes no text encoder {}",
+                                   parts.denoiser.source->label(), parts.def->title, row.kind),
+           .hint = fmt::format("Leave {} out, or name another model with --model or --unet",
+                               row.option)});
   }
 }
 
@@ -162,7 +176,7 @@ void check_taken(const ModelDef& def, const ModelFiles& files) {
 }
 
 void find_text(ModelParts& parts, const ModelFiles& files) {
-  check_taken(*parts.def, files);
+  check_taken(parts, files);
   std::vector<Source> own_files;
   for (const std::filesystem::path& file : files.text_encoders)
     own_files.push_back(open_source(file));
@@ -279,6 +293,15 @@ void require_taesd(const Source& source) {
   if (!has_taesd(*source))
     fail_mixed_up(source, "holds no tiny autoencoder (TAESD)", "--preview-decoder",
                   "Give taesd_decoder.safetensors, or that of the model's family");
+}
+
+Error wrong_kind(const Source& source, std::string expected) {
+  Identity is = any_identity_of(source);
+  return {ErrorCode::mismatch,
+          {.subject = source->label(),
+           .expected = std::move(expected),
+           .found = is.what.empty() ? "another checkpoint" : std::move(is.what),
+           .hint = std::move(is.hint)}};
 }
 
 std::optional<std::string> lone_part(const Source& source) {

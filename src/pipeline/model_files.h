@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "models/model.h"
 #include "models/vae.h"
 
@@ -55,6 +56,10 @@ void require_complete(const ModelParts& parts);
 
 /// Throws `mismatch` unless the file holds a tiny autoencoder.
 void require_taesd(const std::shared_ptr<const TensorSource>& source);
+
+/// That a checkpoint was given where `expected` belongs: what it is instead, and which option takes
+/// it.
+Error wrong_kind(const std::shared_ptr<const TensorSource>& source, std::string expected);
 
 /// What a lone file holds that is no whole model: "autoencoder (VAE)", "text encoder clip_l",
 /// "tiny autoencoder (TAESD)"; nothing if unknown.

@@ -8,7 +8,9 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "formats/checkpoint.h"
+#include "formats/foreign.h"
 #include "formats/merged_source.h"
+#include "formats/model_folder.h"
 #include "text/t5_tokenizer.h"
 
 namespace atelier {
@@ -19,8 +21,15 @@ using TokenizerPtr = std::shared_ptr<const Tokenizer>;
 
 constexpr std::string_view kT5 = "t5xxl";
 constexpr std::array<std::string_view, 2> kNames = {"spiece.model", "tokenizer.json"};
+constexpr std::string_view kEither = "spiece.model or tokenizer.json of a T5";
 constexpr std::string_view kWhichOne =
     "spiece.model or tokenizer.json of T5 v1.1 XXL (tokenizer_2 of FLUX.1)";
+
+/// A vocabulary, and where it was found.
+struct Vocabulary {
+  UnigramVocabulary pieces;
+  std::string label;
+};
 
 [[noreturn]] void refuse(std::string_view subject, std::string expected, std::string found) {
   throw Error(ErrorCode::malformed, {.subject = std::string(subject),
@@ -39,14 +48,16 @@ const Checkpoint* file_of(const TensorSource& source, std::string_view prefix) {
 }
 
 /// What the encoder's own file says of its tokenizer.
-std::optional<UnigramVocabulary> carried(const FoundPart& encoder) {
+std::optional<Vocabulary> carried(const FoundPart& encoder) {
   const std::string label = encoder.source->label();
   if (const Checkpoint* file = file_of(*encoder.source, encoder.place.prefix))
-    if (auto vocabulary = gguf_vocabulary(file->gguf(), label)) return vocabulary;
+    if (auto vocabulary = gguf_vocabulary(file->gguf(), label))
+      return Vocabulary{std::move(*vocabulary), label};
   const std::string name = encoder.place.prefix + "spiece_model";
   const auto tensor = encoder.source->tensors().find(name);
   if (tensor == encoder.source->tensors().end()) return {};
-  return read_spiece_model(encoder.source->bytes(name), label + ": " + name);
+  const std::string subject = label + ": " + name;
+  return Vocabulary{read_spiece_model(encoder.source->bytes(name), subject), subject};
 }
 
 /// Folders in which the tokenizer of a file, or of a folder of components, may lie.
@@ -59,14 +70,14 @@ std::vector<fs::path> folders_by(const TensorSource& source) {
 }
 
 /// The vocabulary in `folder`, passing over files that hold one of another kind.
-std::optional<UnigramVocabulary> lies_in(const fs::path& folder) {
+std::optional<Vocabulary> lies_in(const fs::path& folder) {
   std::error_code none;
   for (const std::string_view name : kNames) {
     const fs::path file = folder / name;
     if (!fs::is_regular_file(file, none)) continue;
     try {
-      UnigramVocabulary vocabulary = read_unigram(file);
-      log::debug("T5's tokenizer is {}", file.string());
+      Vocabulary vocabulary{read_unigram(file), file.string()};
+      log::debug("T5's tokenizer is {}", vocabulary.label);
       return vocabulary;
     } catch (const Error& error) {
       if (error.code() != ErrorCode::unsupported) throw;
@@ -76,18 +87,37 @@ std::optional<UnigramVocabulary> lies_in(const fs::path& folder) {
   return {};
 }
 
-std::optional<UnigramVocabulary> named(const fs::path& path) {
-  std::error_code none;
-  if (!fs::is_directory(path, none)) return read_unigram(path);
-  if (auto vocabulary = lies_in(path)) return vocabulary;
-  throw Error(ErrorCode::not_found, {.subject = path.string(),
-                                     .expected = "spiece.model or tokenizer.json of a T5",
-                                     .found = "neither"});
+/// Reads a file that must be a tokenizer; a checkpoint or a picture is told for what it is.
+Vocabulary read_named(const fs::path& path) {
+  try {
+    return {read_unigram(path), path.string()};
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::unsupported && error.code() != ErrorCode::malformed) throw;
+    const ForeignKind* foreign = foreign_kind(MappedFile::open(path).bytes());
+    if (foreign && !foreign->hint.ends_with("--t5-tokenizer"))
+      throw Error(ErrorCode::mismatch, {.subject = path.string(),
+                                        .expected = std::string(kEither),
+                                        .found = std::string(foreign->name)});
+    std::shared_ptr<const TensorSource> source;
+    try {
+      source = open_source(path);
+    } catch (const Error&) {
+    }
+    if (!source) throw;
+    throw wrong_kind(source, std::string(kEither));
+  }
 }
 
-UnigramVocabulary find_vocabulary(const ModelParts& parts, const FoundPart& encoder,
-                                  const fs::path& t5) {
-  if (!t5.empty()) return *named(t5);
+Vocabulary named(const fs::path& path) {
+  std::error_code none;
+  if (!fs::is_directory(path, none)) return read_named(path);
+  if (auto vocabulary = lies_in(path)) return *vocabulary;
+  throw Error(ErrorCode::not_found,
+              {.subject = path.string(), .expected = std::string(kEither), .found = "neither"});
+}
+
+Vocabulary find_vocabulary(const ModelParts& parts, const FoundPart& encoder, const fs::path& t5) {
+  if (!t5.empty()) return named(t5);
   if (auto vocabulary = carried(encoder)) return *vocabulary;
   std::vector<fs::path> folders = folders_by(*encoder.source);
   for (const fs::path& folder : folders_by(*parts.denoiser.source)) folders.push_back(folder);
@@ -103,7 +133,7 @@ UnigramVocabulary find_vocabulary(const ModelParts& parts, const FoundPart& enco
 }
 
 TokenizerPtr open_t5(const ModelParts& parts, const FoundPart& encoder, const fs::path& t5) {
-  const UnigramVocabulary vocabulary = find_vocabulary(parts, encoder, t5);
+  const auto [vocabulary, label] = find_vocabulary(parts, encoder, t5);
   Residency none;
   BindReport report;
   const Shape table =
@@ -113,9 +143,25 @@ TokenizerPtr open_t5(const ModelParts& parts, const FoundPart& encoder, const fs
     throw Error(ErrorCode::mismatch,
                 {.subject = encoder.source->label(),
                  .expected = fmt::format("a tokenizer of at most {} pieces", rows),
-                 .found = fmt::format("one of {}", vocabulary.pieces.size()),
+                 .found = fmt::format("one of {}, {}", vocabulary.pieces.size(), label),
                  .hint = fmt::format("It belongs to another model; take {}", kWhichOne)});
-  return std::make_shared<T5Tokenizer>(vocabulary, "T5's tokenizer");
+  return std::make_shared<T5Tokenizer>(vocabulary, label);
+}
+
+/// Throws unless the encoder has a row for every token of CLIP's vocabulary.
+void check_clip(const TextPart& part, const FoundPart& encoder) {
+  constexpr int64_t kTokens = 49408;
+  constexpr const char* kTable = "text_model.embeddings.token_embedding.weight";
+  Residency none;
+  BindReport report;
+  const Shape table = open_scope(encoder.source, encoder.place, none, report, {}).shape(kTable);
+  if (!table.empty() && table[0] < kTokens)
+    throw Error(ErrorCode::mismatch,
+                {.subject = encoder.source->label(),
+                 .expected = fmt::format("at least {} rows of the token_embedding of {}, one for "
+                                         "each token of CLIP's vocabulary",
+                                         kTokens, part.encoder->name),
+                 .found = std::to_string(table[0])});
 }
 
 }  // namespace
@@ -160,6 +206,7 @@ std::vector<TokenizerPtr> open_tokenizers(const ModelParts& parts, const fs::pat
       result.push_back(open_t5(parts, *parts.text[i], t5));
       continue;
     }
+    check_clip(parts.def->text[i], *parts.text[i]);
     if (!clip) clip = std::make_shared<ClipTokenizer>();
     result.push_back(clip);
   }

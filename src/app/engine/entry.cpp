@@ -18,6 +18,7 @@
 #include "app/engine_interface.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/one_line.h"
 #include "device/device.h"
 #include "text/tokenizer.h"
 
@@ -28,7 +29,7 @@ int report(EngineHost& host, ErrorCode code, const std::string& message) {
   const ErrorInfo& info = error_info(code);
   host.event({{"event", "error"},
               {"code", info.name},
-              {"message", message},
+              {"message", one_line(message)},
               {"exit_code", info.exit_code}});
   return info.exit_code;
 }
@@ -113,7 +114,8 @@ Json device_rows() {
 Json findings() {
   Json rows = Json::array();
   const std::filesystem::path vocabulary = ClipTokenizer::default_vocabulary();
-  if (!std::filesystem::exists(vocabulary))
+  std::error_code none;
+  if (!std::filesystem::exists(vocabulary, none))
     rows.push_back({{"state", "missing"},
                     {"what", "CLIP vocabulary"},
                     {"detail", vocabulary.string()},

@@ -11,6 +11,7 @@
 #include "app/engine/not_finite.h"
 #include "app/lora_option.h"
 #include "app/option_checks.h"
+#include "app/output_checks.h"
 #include "base/error.h"
 #include "base/mapped_file.h"
 #include "base/utf8.h"
@@ -64,16 +65,17 @@ void Generation::check_stop() const {
 }
 
 void Generation::run() {
-  const int threads = options_.threads > 0 ? static_cast<int>(options_.threads)
-                                           : detect_cpu_features().usable_threads();
+  const int threads = choose_threads();
   at::set_num_threads(threads);
   use_arena_for_tensors();
-  read_pictures();
-  warn_of_options(threads);
+  read_inputs();
+  warn_of_options();
   const Device device;
   engine_.emplace(model_files(options_), device, dtype_choice(options_, device));
   read_loras();
+  if (!options_.preview_decoder.empty()) begin_preview();
   plan_ = make_plan(options_, *engine_, pictures_, threads);
+  check_names();
   host_.event(plan_event(plan_, options_, *engine_));
   for (const std::string& line : idle_options(options_, *engine_, plan_.settings)) warn(line);
   require_memory(plan_, options_);
@@ -86,20 +88,26 @@ void Generation::run() {
   encode_prompts();
   load_model();
   clock_.emplace(plan_.runs * plan_.steps_per_run);
-  slow_.emplace(run_size(plan_, options_, *engine_), plan_.seconds_per_call);
+  // An estimate of next to nothing says nothing of a step's other costs.
+  constexpr double kLeastEstimate = 0.1;
+  slow_.emplace(run_size(plan_, options_, *engine_),
+                plan_.seconds_per_call < kLeastEstimate ? 0 : plan_.seconds_per_call);
   for (size_t run = 0; run < options_.prompts.size(); ++run) draw_run(run);
   if (!options_.sheet.empty()) write_sheet();
   if (!options_.collect_imatrix.empty()) write_importance();
   finish();
 }
 
-void Generation::read_pictures() {
+void Generation::read_inputs() {
   if (!options_.init_image.empty()) pictures_.init = read_image(options_.init_image);
   if (!options_.mask.empty()) pictures_.mask = read_image(options_.mask);
   if (!options_.control_image.empty()) pictures_.control = read_image(options_.control_image);
   for (const std::filesystem::path& file : options_.references)
     pictures_.references.push_back(read_image(file));
   if (!options_.init_latent.empty()) pictures_.latent = load_latent(options_.init_latent);
+  std::error_code none;
+  if (std::filesystem::exists(options_.collect_imatrix, none))
+    importance_ = ImportanceMatrix::load(options_.collect_imatrix);
 }
 
 void Generation::read_loras() {
@@ -119,11 +127,7 @@ void Generation::warn(const std::string& message, const std::vector<std::string>
   host_.event(event);
 }
 
-void Generation::warn_of_options(int threads) {
-  const int cores = detect_cpu_features().usable_threads();
-  if (threads > cores)
-    warn(fmt::format("--threads {}: only {} can run at once, more of them slow each other down",
-                     threads, cores));
+void Generation::warn_of_options() {
   const auto names_embedding = [](const std::string& prompt) {
     return prompt.find("embedding:") != prompt.npos;
   };
@@ -141,8 +145,34 @@ void Generation::warn_of_lora_words() {
     warn("<lora:NAME:STRENGTH> is read as plain words; use --lora FILE:STRENGTH instead");
 }
 
+int Generation::choose_threads() {
+  constexpr int kMostPerCore = 4;  // beyond that the system may refuse to make them
+  const int cores = detect_cpu_features().usable_threads(), most = kMostPerCore * cores;
+  if (options_.threads <= 0) return cores;
+  const auto asked = static_cast<int>(options_.threads), threads = std::min(asked, most);
+  if (asked > cores)
+    warn(fmt::format("--threads {}: only {} can run at once, more of them slow each other down{}",
+                     asked, cores, threads < asked ? fmt::format("; {} are used", threads) : ""));
+  return threads;
+}
+
+void Generation::begin_preview() {
+  preview_.emplace(*engine_, options_.preview, options_.preview_decoder);
+}
+
+void Generation::check_names() {
+  std::vector<Written> files = written_files(options_);
+  for (int64_t run = 0; run < plan_.runs; ++run)
+    for (int64_t i = 0; i < options_.batch; ++i) {
+      OutFacts facts = out_facts(static_cast<size_t>(run));
+      facts.index = run * options_.batch + i + 1;
+      files.push_back({fill_out_pattern(options_.out, facts), "--out", options_.overwrite});
+    }
+  check_outputs(options_, files);
+}
+
 void Generation::prepare_files() {
-  prepare_folder_of(fill_out_pattern(options_.out, facts_of(0, 0).out), "--out");
+  prepare_folder_of(fill_out_pattern(options_.out, out_facts(0)), "--out");
   if (!options_.sheet.empty()) prepare_folder_of(options_.sheet, "--sheet");
   if (!options_.preview.empty()) prepare_folder_of(options_.preview, "--preview");
   if (!options_.save_latent.empty()) prepare_folder_of(options_.save_latent, "--save-latent");
@@ -193,8 +223,7 @@ void Generation::load_model() {
   if (pictures_.init || pictures_.control || !pictures_.references.empty())
     phase("encoding picture");
   start_ = start_latent(*engine_, pictures_, options_.batch, plan_.height, plan_.width, tiling());
-  if (!options_.preview.empty())
-    preview_.emplace(*engine_, options_.preview, options_.preview_decoder);
+  if (!options_.preview.empty() && !preview_) begin_preview();
   if (plan_.takes_turns) leave(engine_->vae());
   load_unet();
 }
@@ -277,24 +306,28 @@ void Generation::on_step(size_t run, const Step& step) {
       {{"event", "preview"}, {"file", preview_->file().string()}, {"step", step.index + 1}});
 }
 
-PictureFacts Generation::facts_of(size_t run, int64_t batch_index) const {
-  PictureFacts facts{.prompt = options_.prompts[run],
-                     .negative = options_.negative,
-                     .batch_index = batch_index,
-                     .out = {.model = options_.model.filename().stem().string(),
-                             .prompt = options_.prompts[run],
-                             .seed = plan_.seed,
-                             .index = static_cast<int64_t>(written_.size()) + 1,
-                             .width = plan_.width,
-                             .height = plan_.height,
-                             .steps = plan_.settings.steps,
-                             .cfg = plan_.settings.cfg,
-                             .sampler = plan_.settings.sampler,
-                             .scheduler = plan_.settings.scheduler}};
-  if (facts.out.model.empty())  // "folder/"
-    facts.out.model = options_.model.parent_path().filename().string();
-  facts.more = used_settings();
+OutFacts Generation::out_facts(size_t run) const {
+  OutFacts facts{.model = options_.model.filename().stem().string(),
+                 .prompt = options_.prompts[run],
+                 .seed = plan_.seed,
+                 .index = static_cast<int64_t>(written_.size()) + 1,
+                 .width = plan_.width,
+                 .height = plan_.height,
+                 .steps = plan_.settings.steps,
+                 .cfg = plan_.settings.cfg,
+                 .sampler = plan_.settings.sampler,
+                 .scheduler = plan_.settings.scheduler};
+  if (facts.model.empty())  // "folder/"
+    facts.model = options_.model.parent_path().filename().string();
   return facts;
+}
+
+PictureFacts Generation::facts_of(size_t run, int64_t batch_index) const {
+  return {.prompt = options_.prompts[run],
+          .negative = options_.negative,
+          .batch_index = batch_index,
+          .out = out_facts(run),
+          .more = used_settings()};
 }
 
 Json Generation::used_settings() const {
@@ -366,8 +399,6 @@ void Generation::write_sheet() {
 
 /// Has every part that can be quantised watched; text encoders' entries stand behind their names.
 void Generation::begin_collecting() {
-  if (std::filesystem::exists(options_.collect_imatrix))
-    importance_ = ImportanceMatrix::load(options_.collect_imatrix);
   const auto watch = [&](auto& part, const auto& def, std::string prefix) {
     if (!def.quantisation.empty())
       part.observe(&collectors_.emplace_back(importance_, std::move(prefix)));

@@ -29,8 +29,12 @@ class Generation {
   void run();
 
  private:
-  void read_pictures();
+  void read_inputs();
   void read_loras();
+  int choose_threads();
+  void begin_preview();
+  /// Throws as `check_outputs` for all files this call will write.
+  void check_names();
   void prepare_files();
   void encode_prompts();
   Conditioning encode(const std::string& prompt, const PromptReader& reader, double score);
@@ -48,6 +52,7 @@ class Generation {
   void write_importance();
   void finish();
 
+  OutFacts out_facts(size_t run) const;
   PictureFacts facts_of(size_t run, int64_t batch_index) const;
   Json used_settings() const;
   VaeTiling tiling() const { return options_.tiled_vae ? VaeTiling::on : VaeTiling::off; }
@@ -56,7 +61,7 @@ class Generation {
   /// the first few of.
   void warn(const std::string& message, const std::vector<std::string>& items = {});
   /// Says what is allowed but hardly meant.
-  void warn_of_options(int threads);
+  void warn_of_options();
   void warn_of_lora_words();
   /// Throws `cancelled` once the host asks to stop.
   void check_stop() const;

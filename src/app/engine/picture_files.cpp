@@ -90,7 +90,8 @@ fs::path PictureFiles::write_as(const fs::path& wanted, const Image& image) {
 
 fs::path PictureFiles::free_name(const fs::path& wanted) {
   return first_free(wanted, [&](const fs::path& name) {
-    if (!options_.overwrite && fs::exists(name)) return false;
+    std::error_code none;
+    if (!options_.overwrite && fs::exists(name, none)) return false;
     return written_.insert(name).second;
   });
 }

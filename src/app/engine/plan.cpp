@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <numeric>
 #include <random>
 
 #include "app/engine/speed_probe.h"
@@ -136,6 +137,52 @@ double call_seconds(double operations, const Compute& compute, const Residency::
   return operations / (kModelShare * operations_per_second(compute)) + traffic / bytes_per_second();
 }
 
+/// The prompts of a call, in tokens.
+struct PromptTokens {
+  int64_t longest = 0;  // as the denoiser is given them
+  int64_t all = 0;
+};
+
+/// Prompts of different lengths are repeated to a common one where that is not far.
+PromptTokens prompt_tokens(const GenerateOptions& options, bool negative, Engine& engine) {
+  constexpr int64_t kMostRepeats = 4;
+  std::optional<EmbeddingFolder> embeddings;
+  if (!options.embeddings.empty()) embeddings.emplace(std::vector{options.embeddings});
+  const PromptReader reader{.embeddings = embeddings ? &*embeddings : nullptr, .layer = {}};
+  const std::vector<PromptEncoder> encoders = engine.prompt_encoders();
+  const auto length = [&](const std::string& prompt) {
+    return prompt_length(engine.def(), encoders, prompt, reader);
+  };
+  const int64_t other = negative ? length(options.negative) : 0;
+  PromptTokens tokens{.longest = other, .all = other};
+  for (const std::string& prompt : options.prompts) {
+    const int64_t own = length(prompt), common = negative ? std::lcm(own, other) : own;
+    const int64_t least = negative ? std::min(own, other) : own;
+    const bool joined = engine.traits().prompt_repeats && common <= kMostRepeats * least;
+    tokens.longest = std::max({tokens.longest, own, joined ? common : 0});
+    tokens.all += own;
+  }
+  return tokens;
+}
+
+/// Of encoding them: a chunk's rows in the widest layer, and the states that are kept.
+Bytes encoding_bytes(const PromptTokens& tokens, const Engine& engine) {
+  constexpr int64_t kRows = 16;  // values for each of a state's: three of attention, eight hidden
+  constexpr int64_t kClipChunk = 77;
+  int64_t chunk = kClipChunk;
+  for (const TextPart& part : engine.def().text)
+    if (part.heavy) chunk = std::max(chunk, tokens.longest);
+  return Bytes((kRows * chunk + 2 * tokens.all) * engine.traits().context_width * 4);
+}
+
+/// Latents that the samplers keep at once, the joined branches and their results among them.
+Bytes latent_bytes(const GenerateOptions& options, const Engine& engine, int64_t rows,
+                   int64_t columns) {
+  constexpr int64_t kKept = 12;
+  const int64_t channels = std::max(engine.def().latent.channels, engine.traits().in_channels);
+  return Bytes(kKept * options.batch * channels * rows * columns * 4);
+}
+
 /// Peaks of the phases. Text encoders leave before the UNet comes; the UNet leaves before the last
 /// picture is decoded. Where UNet and VAE would meet, since there are several pictures or one to
 /// start from, and do not fit beside each other, each leaves before the other comes.
@@ -153,19 +200,26 @@ void estimate(Plan& plan, const GenerateOptions& options, Engine& engine) {
   const int64_t areas = 1 + std::ssize(options.references);
   const int64_t branches = options.batch * (plan.settings.negative ? 2 : 1);
   const int64_t rows = areas * plan.height / factor, columns = plan.width / factor;
-  const Bytes step = engine.unet().get().activation_bytes(branches, rows, columns);
-  const Bytes pictures = Bytes(options.batch * plan.runs * plan.width * plan.height * 3) +
-                         engine.loras().bytes() + kProgram;
+  const PromptTokens tokens = prompt_tokens(options, plan.settings.negative, engine);
+  const DiffusionModel& denoiser = engine.unet().get();
+  const Bytes step = denoiser.activation_bytes(branches, rows, columns) +
+                     denoiser.prompt_bytes(branches, tokens.longest);
+  // Each picture is written when it is decoded; a sheet keeps them, and is as large as all.
+  const int64_t kept = options.sheet.empty() ? 1 : 2 * options.batch * plan.runs;
+  const Bytes pictures = Bytes(kept * plan.width * plan.height * 3) +
+                         latent_bytes(options, engine, rows, columns) + engine.loras().bytes() +
+                         kProgram;
   plan.available = read_memory_info().usable_available();
   if (!options.ram.empty())
     plan.available = std::min(plan.available, parse_bytes(options.ram, "--ram"));
   const Residency::Needs text = text_needs(engine), unet = engine.unet().needs();
   const Residency::Needs vae_needs = engine.vae().needs();
-  plan.text = plan_phase(text, pictures, plan.available);
+  plan.text = plan_phase(text, pictures + encoding_bytes(tokens, engine), plan.available);
   plan.unet = plan_phase(unet, step + pictures, plan.available);
   plan.vae = plan_phase(vae_needs, coding + pictures, plan.available);
-  plan.seconds_per_call = call_seconds(engine.unet().get().operations(branches, rows, columns),
-                                       engine.unet().compute(), unet, plan.unet.stay);
+  const double operations = denoiser.operations(branches, rows, columns) +
+                            denoiser.prompt_operations(branches, rows, columns, tokens.longest);
+  plan.seconds_per_call = call_seconds(operations, engine.unet().compute(), unet, plan.unet.stay);
   const bool several = plan.runs > 1;
   const Bytes together = unet.prepared + unet.as_stored + vae_needs.prepared + pictures +
                          (several ? std::max(step, coding) : step);
@@ -253,7 +307,8 @@ RunSize run_size(const Plan& plan, const GenerateOptions& options, const Engine&
 
 void require_memory(const Plan& plan, const GenerateOptions& options) {
   if (plan.needed <= plan.available) return;
-  std::string help = "Draw a smaller picture";
+  std::string help = options.ram.empty() ? "Draw " : "Raise --ram, draw ";
+  help += "a smaller picture";
   if (options.batch > 1) help += ", a smaller --batch";
   if (!options.tiled_vae) help += ", use --tiled-vae";
   if (options.dtype == "fp32") help += ", use --dtype bf16";
