@@ -240,6 +240,31 @@ TEST(Codec, DecodesTheBlocksOfProducts) {
   }
 }
 
+// Outputs that no cache keeps go another way.
+TEST(Codec, DecodesLargeTensorsAsTheirPieces) {
+  constexpr int64_t kPiece = 32 * 31'250;
+  for (const Encoding encoding : {Encoding::f8_e4m3, Encoding::q8_0, Encoding::f64}) {
+    const EncodingInfo& info = encoding_info(encoding);
+    const int64_t elements = 17 * kPiece + 37 * info.block_elements;
+    const auto size = static_cast<size_t>(elements / info.block_elements * info.block_bytes);
+    std::vector<std::byte> bytes =
+        random_bytes(100'003, 10);  // no part of a block, a page or 4 KiB
+    bytes.resize(size);
+    for (size_t at = 100'003; at < size; at += 100'003)
+      std::memcpy(bytes.data() + at, bytes.data(), std::min<size_t>(100'003, size - at));
+    std::vector<std::byte> pieces(static_cast<size_t>(elements) * 2), whole(pieces.size());
+    const DecodeRun run = encoding_traits(encoding)->decode[static_cast<size_t>(Number::bf16)];
+    for (int64_t at = 0; at < elements; at += kPiece)
+      run(bytes.data() + at / info.block_elements * info.block_bytes,
+          std::min(kPiece, elements - at), pieces.data() + at * 2);
+    for (const int threads : {1, 3}) {
+      std::ranges::fill(whole, std::byte{0x5a});
+      decode(bytes, encoding, Number::bf16, whole, SpawnParallel(threads), "t");
+      EXPECT_TRUE(whole == pieces) << info.name << ", threads " << threads;
+    }
+  }
+}
+
 TEST(Codec, SaysWhatItCannotDecode) {
   std::vector<std::byte> out(4), bytes(8);
   EXPECT_FALSE(decodable(Encoding::c64));
