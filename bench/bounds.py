@@ -23,7 +23,8 @@ EAGER, OPENVINO, ATEN = "PyTorch eager", "OpenVINO", "ATen"
 MEMCPY = "memcpy"
 OTHERS = ("Q4_1", "Q5_0", "Q5_1", "Q8_1", "Q2_K", "Q3_K", "Q5_K", "Q6_K", "Q8_K", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS",
           "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS", "TQ1_0", "TQ2_0", "Q1_0", "Q2_0", "MXFP4", "NVFP4", "NF4", "FP4",
-          "NF4, nested scales", "FP4, nested scales", "F64", "F32", "F16", "BF16")
+          "NF4, nested scales", "FP4, nested scales", "E2M1, NVFP4 scales", "F8_E4M3, tiles", "F8_E4M3, MXFP8 scales",
+          "I8, scales of rows", "F64", "F32", "F16", "BF16")
 UNET, SMALL, VAE = "UNet SD1.5 512x512 CFG", "UNet SD1.5 256x256 CFG", "VAE decode 512x512"
 ERROR = ": error against fp32"
 FLOATS, ANEW, NO_LORA, MERGED = "fp16 file", ", prepared anew", "no LoRA", "merged weights"
@@ -50,7 +51,7 @@ BOUNDS = [
     Bound(UNET + ERROR, "bf16", OPENVINO, "ratio", 1.0, 0.6),
     Bound(VAE + ERROR, "bf16", OPENVINO, "ratio", 1.2, 1.1),
     *(Bound(f"decode {name}", "bf16", MEMCPY, "ratio", 0.7, 0.9)
-      for name in ("Q8_0", "Q4_0", "Q4_K", "F8_E4M3", "F8_E5M2")),
+      for name in ("Q8_0", "Q4_0", "Q4_K", "F8_E4M3", "F8_E5M2", "F8_E4M3, one scale")),
     *(Bound(f"decode {name}", "bf16", MEMCPY, "ratio", 0.4, 0.7) for name in OTHERS),
     *(Bound("decode *", "bf16", peer, "ratio", 10, 30) for peer in ("gguf package", "torch operations")),
     *(Bound(f"{UNET} {kind}", "bf16", FLOATS, "ratio", 1.02, 1.00) for kind in ("Q8_0", "Q4_K")),

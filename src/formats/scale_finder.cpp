@@ -65,16 +65,16 @@ bool can_scale(E encoding) {
          encoding == E::f32 || encoding == E::nvfp4;
 }
 
-struct Tiles {
+struct Tiling {
   int64_t columns, tile_rows, tile_columns;
 };
 
 /// How factors of shape `scales` lie over a tensor of `shape`; nothing if they do not. Tiles have
 /// `side` rows and columns if that is told, else 128 or as many as divide the tensor.
-std::optional<Tiles> tiles_of(Shape scales, const Shape& shape, int64_t side) {
+std::optional<Tiling> tiles_of(Shape scales, const Shape& shape, int64_t side) {
   const int64_t elements = TensorInfo{.shape = shape}.elements();
   if (elements == 0) return {};
-  if (TensorInfo{.shape = scales}.elements() == 1) return Tiles{elements, 1, elements};
+  if (TensorInfo{.shape = scales}.elements() == 1) return Tiling{elements, 1, elements};
   while (!scales.empty() && scales.back() == 1) scales.pop_back();
   if (shape.size() < 2 || scales.empty() || scales.size() > 2) return {};
   const int64_t rows = shape[0], width = elements / rows;
@@ -85,12 +85,12 @@ std::optional<Tiles> tiles_of(Shape scales, const Shape& shape, int64_t side) {
   };
   const int64_t tile = side > 0 ? side : kUsualTile;
   if (down == rows && side > 0 && across > 1)
-    return covers(side, width, across) ? std::optional(Tiles{width, 1, side}) : std::nullopt;
-  if (down == rows && width % across == 0) return Tiles{elements, 1, width / across};
+    return covers(side, width, across) ? std::optional(Tiling{width, 1, side}) : std::nullopt;
+  if (down == rows && width % across == 0) return Tiling{elements, 1, width / across};
   if (scales.size() == 1) return {};
-  if (covers(tile, rows, down) && covers(tile, width, across)) return Tiles{width, tile, tile};
+  if (covers(tile, rows, down) && covers(tile, width, across)) return Tiling{width, tile, tile};
   if (side > 0 || rows % down != 0 || width % across != 0) return {};
-  return Tiles{width, rows / down, width / across};
+  return Tiling{width, rows / down, width / across};
 }
 
 }  // namespace

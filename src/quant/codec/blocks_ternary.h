@@ -52,10 +52,7 @@ struct BlockQ2_0 {
   static constexpr int kElements = 64, kBytes = 18, kGroup = 64, kRun = 8;
   ATELIER_HOST_DEVICE static float scale(const uint8_t* b, int) { return load_half(b); }
   ATELIER_HOST_DEVICE static uint64_t codes8(const uint8_t* b, int run) {
-    uint64_t pairs = load16(b + 2 + 2 * run);
-    pairs = (pairs | pairs << 24) & 0x000000ff000000ff;
-    pairs = (pairs | pairs << 12) & 0x000f000f000f000f;
-    pairs = (pairs | pairs << 6) & 0x0303030303030303;
+    const uint64_t pairs = spread_bits<2>(static_cast<uint64_t>(load16(b + 2 + 2 * run)));
     return ((pairs | 0x8080808080808080) - 0x0101010101010101) ^ 0x8080808080808080;
   }
 };

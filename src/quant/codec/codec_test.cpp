@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -22,6 +23,14 @@ std::vector<std::byte> random_bytes(size_t count, unsigned seed) {
   std::mt19937 random(seed);
   std::vector<std::byte> bytes(count);
   for (std::byte& byte : bytes) byte = static_cast<std::byte>(random() & 0xff);
+  return bytes;
+}
+
+/// The same, but codes of one byte begin with each of the 256 there are.
+std::vector<std::byte> random_codes(size_t count, unsigned seed, Encoding encoding) {
+  std::vector<std::byte> bytes = random_bytes(count, seed);
+  if (encoding_info(encoding).block_bytes == 1)
+    for (size_t i = 0; i < std::min<size_t>(count, 256); ++i) bytes[i] = static_cast<std::byte>(i);
   return bytes;
 }
 
@@ -61,9 +70,11 @@ std::vector<Encoding> all_encodings() {
 
 TEST_P(EveryEncoding, GivesTheSameBitsOnEveryInstructionSet) {
   const EncodingInfo& info = encoding_info(GetParam());
-  const int64_t elements = info.block_elements == 1 ? 1003 : 40 * info.block_elements;
-  const auto bytes =
-      random_bytes(static_cast<size_t>(elements / info.block_elements * info.block_bytes), 5);
+  const int64_t elements = info.block_elements > 2
+                               ? 40 * info.block_elements
+                               : 1003 / info.block_elements * info.block_elements;
+  const auto bytes = random_codes(
+      static_cast<size_t>(elements / info.block_elements * info.block_bytes), 5, GetParam());
   for (const Number number : kNumbers) {
     const size_t which = static_cast<size_t>(number);
     std::vector<std::byte> plain;
@@ -153,14 +164,22 @@ TEST_P(AgainstGguf, EveryNumberIsEqual) {
   const auto file = open_checkpoint(path);
   const Encoding encoding = encoding_from_name(GetParam()).value();
   const auto wanted = as<float>(file->bytes("values"));
-  const auto found = as<float>(decoded(file->bytes("blocks"), encoding, Number::f32));
-  ASSERT_EQ(found.size(), wanted.size());
-  ASSERT_GE(found.size(), 18u * 32);
-  for (size_t i = 0; i < found.size(); ++i) {
-    if (std::isnan(wanted[i])) {
-      EXPECT_EQ(bits_of(found[i]), 0x7fc00000u) << i;
-    } else {
-      EXPECT_EQ(found[i], wanted[i]) << i;
+  const EncodingInfo& info = encoding_info(encoding);
+  ASSERT_EQ(file->bytes("blocks").size() / static_cast<size_t>(info.block_bytes) *
+                static_cast<size_t>(info.block_elements),
+            wanted.size());
+  ASSERT_GE(wanted.size(), 18u * 32);
+  for (const CodecTable& table : codec_tables()) {
+    const auto row = std::ranges::find(table.decoders, encoding, &EncodingTraits::encoding);
+    const auto found =
+        as<float>(run(row->decode[static_cast<size_t>(Number::f32)], file->bytes("blocks"),
+                      static_cast<int64_t>(wanted.size()), Number::f32));
+    for (size_t i = 0; i < found.size(); ++i) {
+      if (std::isnan(wanted[i])) {
+        EXPECT_EQ(bits_of(found[i]), 0x7fc00000u) << table.isa << ' ' << i;
+      } else {
+        EXPECT_EQ(found[i], wanted[i]) << table.isa << ' ' << i;
+      }
     }
   }
 }
@@ -201,20 +220,49 @@ TEST(Codec, DecodesSigns) {
 }
 
 TEST(Codec, DecodesTheBlocksOfProducts) {
-  std::vector<std::byte> q8_1(36), q8_k(292);
+  std::vector<std::byte> q8_1(8 * 36), q8_k(292);
   const uint16_t half = float_to_half(0.25f);
-  std::memcpy(q8_1.data(), &half, 2);
+  for (size_t block = 0; block < 8; ++block) std::memcpy(q8_1.data() + block * 36, &half, 2);
   const float scale = 0.125f;
   std::memcpy(q8_k.data(), &scale, 4);
-  for (int i = 0; i < 256; ++i) {
-    const auto code = static_cast<std::byte>(i - 128);
-    if (i < 32) q8_1[4 + static_cast<size_t>(i)] = code;
-    q8_k[4 + static_cast<size_t>(i)] = code;
+  for (size_t i = 0; i < 256; ++i) {
+    const auto code = static_cast<std::byte>(i ^ 128);  // -128 to 127
+    q8_1[i / 32 * 36 + 4 + i % 32] = code;
+    q8_k[4 + i] = code;
   }
   const auto a = as<float>(decoded(q8_1, Encoding::q8_1, Number::f32));
   const auto b = as<float>(decoded(q8_k, Encoding::q8_k, Number::f32));
-  for (size_t i = 0; i < 32; ++i) EXPECT_EQ(a[i], 0.25f * (static_cast<float>(i) - 128));
-  for (size_t i = 0; i < 256; ++i) EXPECT_EQ(b[i], 0.125f * (static_cast<float>(i) - 128));
+  ASSERT_EQ(a.size(), 256U);
+  ASSERT_EQ(b.size(), 256U);
+  for (size_t i = 0; i < 256; ++i) {
+    EXPECT_EQ(a[i], 0.25f * (static_cast<float>(i) - 128));
+    EXPECT_EQ(b[i], 0.125f * (static_cast<float>(i) - 128));
+  }
+}
+
+// Outputs that no cache keeps go another way.
+TEST(Codec, DecodesLargeTensorsAsTheirPieces) {
+  constexpr int64_t kPiece = 32 * 31'250;
+  for (const Encoding encoding : {Encoding::f8_e4m3, Encoding::q8_0, Encoding::f64}) {
+    const EncodingInfo& info = encoding_info(encoding);
+    const int64_t elements = 17 * kPiece + 37 * info.block_elements;
+    const auto size = static_cast<size_t>(elements / info.block_elements * info.block_bytes);
+    std::vector<std::byte> bytes =
+        random_bytes(100'003, 10);  // no part of a block, a page or 4 KiB
+    bytes.resize(size);
+    for (size_t at = 100'003; at < size; at += 100'003)
+      std::memcpy(bytes.data() + at, bytes.data(), std::min<size_t>(100'003, size - at));
+    std::vector<std::byte> pieces(static_cast<size_t>(elements) * 2), whole(pieces.size());
+    const DecodeRun run = encoding_traits(encoding)->decode[static_cast<size_t>(Number::bf16)];
+    for (int64_t at = 0; at < elements; at += kPiece)
+      run(bytes.data() + at / info.block_elements * info.block_bytes,
+          std::min(kPiece, elements - at), pieces.data() + at * 2);
+    for (const int threads : {1, 3}) {
+      std::ranges::fill(whole, std::byte{0x5a});
+      decode(bytes, encoding, Number::bf16, whole, SpawnParallel(threads), "t");
+      EXPECT_TRUE(whole == pieces) << info.name << ", threads " << threads;
+    }
+  }
 }
 
 TEST(Codec, SaysWhatItCannotDecode) {

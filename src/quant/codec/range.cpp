@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "quant/codec/codec.h"
+#include "quant/codec/float_codes.h"
 
 namespace atelier {
 namespace {
@@ -29,33 +30,80 @@ float load_float(std::span<const std::byte> from, int64_t index) {
   return value;
 }
 
-/// Scale numbers `begin` to `end` in fp32.
-std::vector<float> load_scales(const Scaling& scaling, Range range) {
-  std::vector<float> scales(static_cast<size_t>(range.end - range.begin));
-  if (const auto& nested = scaling.nested) {
-    for (size_t i = 0; i < scales.size(); ++i) {
-      const int64_t index = range.begin + static_cast<int64_t>(i);
-      const auto code = static_cast<int64_t>(scaling.scales[static_cast<size_t>(index)]);
-      const float scale =
-          load_float(nested->table, code) * load_float(nested->scales, index / nested->block);
-      scales[i] = scale + nested->offset;
-    }
-  } else {
-    const auto size = static_cast<int64_t>(encoding_info(scaling.encoding).block_bytes);
-    const DecodeRun run = encoding_traits(scaling.encoding)->decode[0];
-    if (scaling.swizzled) {
-      const int64_t across = (scaling.columns + scaling.tile_columns - 1) / scaling.tile_columns;
-      for (size_t i = 0; i < scales.size(); ++i) {
-        const int64_t index = range.begin + static_cast<int64_t>(i);
-        const int64_t at = swizzled_index(index / across, index % across, across);
-        run(scaling.scales.data() + at * size, 1, &scales[i]);
-      }
+/// The bytes of scale numbers `begin` to `end`, which are of one row: four lie together.
+void gather_swizzled(const Scaling& scaling, int64_t size, Range range, std::byte* to) {
+  const int64_t across = (scaling.columns + scaling.tile_columns - 1) / scaling.tile_columns;
+  const int64_t row = range.begin / across, end = range.end - row * across;
+  const std::byte* const from = scaling.scales.data() + swizzled_index(row, 0, across) * size;
+  for (int64_t column = range.begin - row * across; column < end;) {
+    const std::byte* const at = from + swizzled_index(0, column, across) * size;
+    const int64_t count = std::min(4 - column % 4, end - column);
+    if (count * size == 4) {
+      std::memcpy(to, at, 4);
     } else {
-      run(scaling.scales.data() + range.begin * size, range.end - range.begin, scales.data());
+      std::memcpy(to, at, static_cast<size_t>(count * size));
+    }
+    column += count;
+    to += count * size;
+  }
+}
+
+/// Scales of a run of elements in fp32, for one thread.
+class RowScales {
+ public:
+  explicit RowScales(const Scaling& scaling) : scaling_(scaling) {}
+
+  /// Scale numbers `begin` to `end` until the next call; swizzled ones of one row.
+  std::span<const float> load(Range range) {
+    const auto count = static_cast<size_t>(range.end - range.begin);
+    if (scales_.size() < count) scales_.resize(count);
+    const std::span scales = std::span(scales_).first(count);
+    if (scaling_.nested) {
+      load_nested(range.begin, scales);
+    } else {
+      load_plain(range, scales.data());
+    }
+    if (scaling_.factor != 1)
+      for (float& scale : scales) scale *= scaling_.factor;
+    return scales;
+  }
+
+ private:
+  void load_nested(int64_t first, std::span<float> scales) const {
+    const NestedScales& nested = *scaling_.nested;
+    for (size_t i = 0; i < scales.size(); ++i) {
+      const int64_t index = first + static_cast<int64_t>(i);
+      const auto code = static_cast<int64_t>(scaling_.scales[static_cast<size_t>(index)]);
+      const float scale =
+          load_float(nested.table, code) * load_float(nested.scales, index / nested.block);
+      scales[i] = scale + nested.offset;
     }
   }
-  for (float& scale : scales) scale *= scaling.factor;
-  return scales;
+
+  void load_plain(Range range, float* scales) {
+    const auto size = static_cast<int64_t>(encoding_info(scaling_.encoding).block_bytes);
+    const int64_t count = range.end - range.begin;
+    const std::byte* from = scaling_.scales.data() + range.begin * size;
+    if (scaling_.swizzled) {
+      const auto bytes = static_cast<size_t>(count * size);
+      if (gathered_.size() < bytes) gathered_.resize(bytes);
+      gather_swizzled(scaling_, size, range, gathered_.data());
+      from = gathered_.data();
+    }
+    run_(from, count, scales);
+  }
+
+  const Scaling& scaling_;
+  const DecodeRun run_ = scaling_.nested ? nullptr : encoding_traits(scaling_.encoding)->decode[0];
+  std::vector<float> scales_;
+  std::vector<std::byte> gathered_;
+};
+
+bool all_finite(std::span<const float> numbers) {
+  constexpr uint32_t kExponent = 0x7f800000;
+  uint32_t others = 0;  // without branches, so that several are looked at together
+  for (const float number : numbers) others |= (bits_of(number) & kExponent) == kExponent ? 1U : 0U;
+  return others == 0;
 }
 
 /// A decoder under the scales of one tensor, for several threads.
@@ -67,9 +115,9 @@ struct ScaledDecoder {
   std::atomic<int64_t> bad = kNone;  // the first scale that is not finite
 
   void note_bad(std::span<const float> scales, int64_t first) {
+    if (all_finite(scales)) return;
     const auto found =
         std::find_if(scales.begin(), scales.end(), [](float s) { return !std::isfinite(s); });
-    if (found == scales.end()) return;
     const int64_t index = first + (found - scales.begin());
     int64_t known = bad.load();
     while (index < known && !bad.compare_exchange_weak(known, index)) {
@@ -77,27 +125,30 @@ struct ScaledDecoder {
   }
 
   /// Elements of one row of tiles.
-  void decode_row(const std::byte* from, Range range, std::byte* out) {
+  void decode_row(const std::byte* from, Range range, RowScales& row_scales, std::byte* out) {
     const int64_t group = scaling.tile_columns, columns = scaling.columns;
     const int64_t row = range.begin / columns, first = row * columns;
     const int64_t base = row / scaling.tile_rows * ((columns + group - 1) / group);
     const int64_t begin = (range.begin - first) / group, end = (range.end - first - 1) / group + 1;
-    const std::vector<float> scales = load_scales(scaling, {base + begin, base + end});
+    const std::span<const float> scales = row_scales.load({base + begin, base + end});
     note_bad(scales, base + begin);
     // Up to the end of the first group, which the range may begin within; then whole groups.
-    const int64_t lead = std::min(range.end, first + (begin + 1) * group) - range.begin;
-    run(from, lead, scales.data(), lead, out);
+    const bool within = range.begin > first + begin * group;
+    const int64_t lead =
+        within ? std::min(range.end, first + (begin + 1) * group) - range.begin : 0;
+    if (within) run(from, lead, scales.data(), lead, out);
     const int64_t rest = range.end - range.begin - lead;
     if (rest == 0) return;
-    run(from + lead / info.block_elements * info.block_bytes, rest, scales.data() + 1, group,
-        out + lead * out_bytes);
+    run(from + lead / info.block_elements * info.block_bytes, rest,
+        scales.data() + (within ? 1 : 0), group, out + lead * out_bytes);
   }
 
   void decode(const std::byte* from, Range range, std::byte* out) {
+    RowScales scales(scaling);
     for (int64_t at = range.begin; at < range.end;) {
       const int64_t end = std::min(range.end, (at / scaling.columns + 1) * scaling.columns);
       const int64_t done = at - range.begin;
-      decode_row(from + done / info.block_elements * info.block_bytes, {at, end},
+      decode_row(from + done / info.block_elements * info.block_bytes, {at, end}, scales,
                  out + done * out_bytes);
       at = end;
     }

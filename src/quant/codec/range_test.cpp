@@ -138,9 +138,10 @@ TEST_P(EveryScaled, GivesTheSameBitsOnEveryInstructionSet) {
   std::vector<std::byte> bytes(
       static_cast<size_t>(kElements / info.block_elements * info.block_bytes));
   for (std::byte& byte : bytes) byte = static_cast<std::byte>(random() & 0xff);
+  for (size_t i = 0; i < 256; ++i) bytes[i] = static_cast<std::byte>(i);  // each code of a byte
   std::vector<float> scales(kElements / 2 + 1);
   for (float& scale : scales) scale = std::ldexp(static_cast<float>(random() & 0xffff), -12);
-  for (const int64_t group : {2, 6, 64, 100, 1002, 1024}) {
+  for (const int64_t group : {2, 6, 8, 16, 32, 64, 100, 128, 1002, 1024}) {
     if (info.block_elements > 2 && group % info.block_elements != 0) continue;
     for (const Number number : {Number::f32, Number::bf16, Number::f16}) {
       std::vector<std::byte> plain;
