@@ -82,10 +82,9 @@ class TextPrinter : public EventPrinter {
     if (kind == "plan") fmt::print(log_, "{}\n", plan_line(event));
     if (kind == "image" || kind == "latent" || kind == "sheet" || kind == "imatrix")
       file(text_of(event, "file"));
-    if (kind == "done") fmt::print(log_, "{}\n", done_line(event));
+    if (kind == "done") done(event);
     if (kind == "warning") warning(event);
-    if (kind == "slow_step" && event.value("first", true))
-      fmt::print(log_, "warning: {}\n", text_of(event, "message"));
+    if (kind == "slow_step") slow_step(event);
     if (kind == "error") fmt::print(log_, "error: {}\n", text_of(event, "message"));
     std::fflush(log_);
   }
@@ -101,6 +100,19 @@ class TextPrinter : public EventPrinter {
     fmt::print(out_, "{}\n", path);
     std::fflush(out_);
   }
+  void done(const Json& event) {
+    if (more_slow_ > 0)
+      fmt::print(log_, "warning: {} more step{} slow for a cause told before\n", more_slow_,
+                 more_slow_ == 1 ? " was" : "s were");
+    fmt::print(log_, "{}\n", done_line(event));
+  }
+  /// Each cause once.
+  void slow_step(const Json& event) {
+    if (event.value("first", true))
+      fmt::print(log_, "warning: {}\n", text_of(event, "message"));
+    else
+      ++more_slow_;
+  }
   void warning(const Json& event) {
     const auto items = event.find("items");
     const bool more = items != event.end();
@@ -111,6 +123,7 @@ class TextPrinter : public EventPrinter {
   }
   std::FILE *out_, *log_;
   bool verbose_;
+  int more_slow_ = 0;  // steps whose cause was told before
 };
 
 class PlainLines final : public TextPrinter {
