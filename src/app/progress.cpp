@@ -97,10 +97,9 @@ class TextPrinter : public EventPrinter {
     if (kind == "plan") print(log_, "{}\n", plan_line(event));
     if (kind == "image" || kind == "latent" || kind == "sheet" || kind == "imatrix")
       file(text_of(event, "file"));
-    if (kind == "done") print(log_, "{}\n", done_line(event));
+    if (kind == "done") done(event);
     if (kind == "warning") warning(event);
-    if (kind == "slow_step" && event.value("first", true))
-      print(log_, "warning: {}\n", line_of(event, "message"));
+    if (kind == "slow_step") slow_step(event);
     if (kind == "error") print(log_, "error: {}\n", line_of(event, "message"));
     std::fflush(log_);
   }
@@ -116,6 +115,19 @@ class TextPrinter : public EventPrinter {
     print(out_, "{}\n", path);
     std::fflush(out_);
   }
+  void done(const Json& event) {
+    if (more_slow_ > 0)
+      print(log_, "warning: {} more step{} slow for a cause told before\n", more_slow_,
+            more_slow_ == 1 ? " was" : "s were");
+    print(log_, "{}\n", done_line(event));
+  }
+  /// Each cause once.
+  void slow_step(const Json& event) {
+    if (event.value("first", true))
+      print(log_, "warning: {}\n", line_of(event, "message"));
+    else
+      ++more_slow_;
+  }
   void warning(const Json& event) {
     const auto items = event.find("items");
     const bool more = items != event.end();
@@ -126,6 +138,7 @@ class TextPrinter : public EventPrinter {
   }
   std::FILE *out_, *log_;
   bool verbose_;
+  int more_slow_ = 0;  // steps whose cause was told before
 };
 
 class PlainLines final : public TextPrinter {

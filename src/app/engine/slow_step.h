@@ -20,18 +20,25 @@ struct RunSize {
   Bytes ram = {};  // what --ram leaves it; 0: all there is
 };
 
-enum class SlowCause : uint8_t { memory, others, heat, unknown };
+enum class SlowCause : uint8_t { first_reading, memory, limit, others, heat, unknown };
 
-/// Why a step of `seconds` was slow, from the readings before and after it. `usual_clock` is the
-/// highest clock seen so far.
+/// A step as the system saw it.
+struct StepSeen {
+  Vitals before, after;
+  double seconds = 0;
+  double usual_clock = 0;  // the highest seen so far
+  bool first = false;  // of the call: weights may never have been in memory
+};
+
+/// Why a step was slow.
 struct Diagnosis {
   SlowCause cause = SlowCause::unknown;
   std::string evidence;  // "3.1 GiB swapped out"
 };
-Diagnosis diagnose(const Vitals& before, const Vitals& after, double seconds, double usual_clock);
+Diagnosis diagnose(const StepSeen& step);
 
-/// What to change; empty if nothing here would help.
-std::string advice(SlowCause cause, const RunSize& size);
+/// What to change, as things are `now`; empty if nothing here would help.
+std::string advice(SlowCause cause, const RunSize& size, const Vitals& now);
 
 /// Judges the steps of a call, one after another. One thread.
 class SlowSteps {
@@ -41,8 +48,9 @@ class SlowSteps {
   /// Steps begin now, or again.
   void begin(const Vitals& now);
   /// A step of so many calls of the model is done. A "slow_step" event if each took more than 1.5
-  /// times the median of the steps before, or twice the plan if a cause is to be seen, and the step
-  /// 0.2 s more than usual.
+  /// times the median of the steps before, or twice the plan if a cause is to be seen, or four
+  /// times the plan while there is no median, and the step 0.2 s more than usual. Plans of less
+  /// than 0.1 s a step are not compared with.
   std::optional<Json> step(double seconds, int64_t calls, const Vitals& now);
 
  private:

@@ -1,5 +1,5 @@
 // Readers of /proc and /sys; formats as in Linux' Documentation/filesystems/proc.rst,
-// accounting/psi and admin-guide/abi.
+// accounting/psi, admin-guide/cgroup-v2, scheduler/sched-bwc and admin-guide/abi.
 #include "app/engine/vitals.h"
 
 #include <sys/resource.h>
@@ -62,6 +62,37 @@ double memory_stall() {
   return 0;
 }
 
+/// What a cpu.stat says: "throttled_usec N", or "throttled_time N" in nanoseconds (version 1).
+double held_back_in(const std::filesystem::path& stat) {
+  std::ifstream file(stat);
+  std::string key;
+  for (double value = 0; file >> key >> value;) {
+    if (key == "throttled_usec") return 1e-6 * value;
+    if (key == "throttled_time") return 1e-9 * value;
+  }
+  return 0;
+}
+
+/// Of this process's cgroups that can limit processors, and their ancestors: lines "id:names:path".
+double held_back() {
+  constexpr int kDeepest = 64;
+  double sum = 0;
+  std::ifstream file("/proc/self/cgroup");
+  for (std::string line; std::getline(file, line);) {
+    const size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (second == line.npos) continue;
+    const std::string names = "," + line.substr(first + 1, second - first - 1) + ",";
+    if (names != ",," && names.find(",cpu,") == names.npos) continue;
+    const std::string root = names == ",," ? "/sys/fs/cgroup" : "/sys/fs/cgroup/cpu";
+    std::filesystem::path path = line.substr(second + 1);
+    for (int depth = 0; depth < kDeepest; ++depth, path = path.parent_path()) {
+      sum += held_back_in(root + (path / "cpu.stat").string());
+      if (path == path.parent_path()) break;
+    }
+  }
+  return sum;
+}
+
 void read_clocks(Vitals& vitals) {
   double sum = 0;
   int known = 0;
@@ -85,7 +116,9 @@ Vitals read_vitals() {
   vitals.available = memory.usable_available();
   vitals.resident = read_process_memory().resident;
   vitals.swapped = Bytes(static_cast<int64_t>(value_of("/proc/self/status", "VmSwap:")) << 10);
+  vitals.read = Bytes(static_cast<int64_t>(value_of("/proc/self/io", "read_bytes:")));
   vitals.memory_stall = memory_stall();
+  vitals.held_back = held_back();
   read_own(vitals);
   read_processors(vitals);
   read_clocks(vitals);

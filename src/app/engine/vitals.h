@@ -14,10 +14,12 @@ struct Vitals {
   Bytes resident, swapped;  // of this process
   Bytes allowed;  // what it may hold at most
   Bytes available;  // what it could still take
-  uint64_t major_faults = 0;  // pages of this process that had to come from a disk
+  Bytes read;  // from disks, for this process
+  uint64_t major_faults = 0;  // times this process waited for a page from a disk
   double memory_stall = 0;  // seconds in which something waited for memory
   double own = 0, busy = 0, stolen = 0;  // processor seconds: this process, all, other guests
   int processors = 1;
+  double held_back = 0;  // seconds of processors that the cgroup's limit took from its programs
   uint64_t throttled = 0;  // times a processor was slowed down for heat
   double megahertz = 0;  // mean of the processors' clocks
 };
