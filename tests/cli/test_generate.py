@@ -9,6 +9,7 @@ import select
 import signal
 import struct
 import subprocess
+import sys
 import time
 import unittest
 
@@ -65,15 +66,22 @@ class Events(Generate):
         while '"step":3,' not in line:
             line = process.stdout.readline()
         process.send_signal(signal.SIGSTOP)
+        others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count())]
         time.sleep(1.5)
+        for other in others:
+            other.kill()
+            other.wait()
         process.send_signal(signal.SIGCONT)
         out, _ = process.communicate(timeout=120)
         self.assertEqual(process.returncode, 0)
         told = [e for e in map(json.loads, out.splitlines()) if e["event"] == "slow_step" and e["seconds"] > 1]
         self.assertTrue(told)
         self.assertLess(told[0]["usual"], told[0]["seconds"])
-        self.assertIn(told[0]["cause"], ("memory", "other processes", "heat", "unknown"))
-        self.assertRegex(told[0]["message"], r"^this step took \d+\.\d s instead of \d+\.\d s: ")
+        self.assertEqual(told[0]["cause"], "other processes")
+        self.assertEqual(told[0]["against"], "median")
+        self.assertRegex(told[0]["evidence"], r"^\d+ % of the processors")
+        self.assertRegex(told[0]["message"], r"^this step took \d+\.\d s instead of \d+\.\d s: other programs were busy")
+        self.assertIn("--threads", told[0]["advice"])
 
     def test_of_several_prompts(self):
         result = self.draw("-p", "a blue square", out="{index}_{prompt}.png")

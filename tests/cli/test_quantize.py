@@ -306,10 +306,20 @@ class FitTable(Case):
         self.assertEqual(fits["missing"], ["clip_l", "t5xxl", "vae"])
         self.assertIn("without clip_l, t5xxl, vae, which this file lacks", atelier("inspect", path).out)
         square = next(row for row in fits["rows"] if row["width"] == 1024)
-        self.assertEqual(square["types"], ["Q4_K_M", "Q6_K", "Q8_0", "F16"])
+        self.assertEqual(square["types"], ["Q3_K_M", "Q6_K", "Q8_0", "Q8_0"])
+        self.assertEqual(fits["reserved"], 1 << 30)
         text = atelier("inspect", path).out
         self.assertIn("1024x1024", text)
         self.assertIn("8.00 GiB", text)
+
+    def test_no_type_is_finer_than_the_file(self):
+        square = next(row for row in self.fits(self.flux("F8_E4M3", 1))["rows"] if row["width"] == 1024)
+        self.assertEqual(square["types"], ["Q3_K_M", "Q6_K", "F8_E4M3", "F8_E4M3"])
+        for source, kind, shown in (("tiny-flux", "Q8_0", "Q8_0"), ("tiny-xl", "Q4_0", "Q4_0")):
+            path = self.folder / f"{source}.gguf"
+            self.assertEqual(atelier("quantize", model(source), path, "--type", kind).code, 0)
+            for row in self.fits(path)["rows"]:
+                self.assertEqual(row["types"], [shown] * 4)
 
     def test_a_small_model_fits_as_it_is(self):
         fits = self.fits(model("tiny"))

@@ -2,6 +2,8 @@
 #include "app/engine/fit_table.h"
 
 #include <algorithm>
+#include <iterator>
+#include <map>
 #include <optional>
 #include <vector>
 
@@ -16,6 +18,8 @@ namespace {
 
 constexpr std::string_view kFinestFirst[] = {"F16",    "Q8_0",   "Q6_K", "Q5_K_M",
                                              "Q4_K_M", "Q3_K_M", "Q2_K"};
+constexpr Bytes kSystem = 1_GiB;  // of each memory, for the system and other programs
+constexpr double kAlike = 0.01;  // sizes that differ by less are those of the same type
 constexpr Bytes kMemories[] = {8_GiB, 12_GiB, 16_GiB, 24_GiB};
 constexpr int64_t kSides[] = {512, 768, 1024, 1536, 2048};
 constexpr Compute kCompute{.device = {}, .dtype = at::kBFloat16};
@@ -30,17 +34,50 @@ Bytes least_bytes(const Residency::Needs& needs, Bytes stored) {
   return std::min(all, stored + needs.largest + needs.largest);
 }
 
-/// Bytes of the denoiser in each type.
-std::vector<Bytes> denoiser_bytes(const FoundPart& part) {
-  std::vector<Bytes> sizes;
+/// A type of `atelier quantize`, or what the file is in, and what the denoiser then takes.
+struct Choice {
+  std::string_view name;
+  Bytes bytes;
+};
+
+/// The denoiser as it is, by the encoding of most of its bytes.
+Choice own_choice(const FoundPart& part) {
+  std::map<std::string_view, int64_t> sizes;
+  int64_t all = 0;
+  for (const auto& [name, info] : part.source->tensors()) {
+    if (!belongs(name, part)) continue;
+    sizes[encoding_info(info.encoding).name] += static_cast<int64_t>(info.size);
+    all += static_cast<int64_t>(info.size);
+  }
+  const auto most = std::ranges::max_element(sizes, {}, [](const auto& row) { return row.second; });
+  return {most == sizes.end() ? "" : most->first, Bytes(all)};
+}
+
+/// The choices, finest first.
+std::vector<Choice> choices(const FoundPart& part) {
+  std::vector<Choice> found;
   for (const std::string_view type : kFinestFirst) {
     uint64_t bytes = 0;
     for (const TensorPlan& tensor :
          plan_quantization(part.source, quant_type(type), "a.gguf").tensors)
       if (belongs(tensor.name, part)) bytes += tensor.to_bytes;
-    sizes.emplace_back(static_cast<int64_t>(bytes));
+    found.push_back({type, Bytes(static_cast<int64_t>(bytes))});
   }
-  return sizes;
+  const Choice own = own_choice(part);
+  const auto size = static_cast<double>(own.bytes.count());
+  const auto smaller = [&](const Choice& choice) {
+    return static_cast<double>(choice.bytes.count()) < (1 - kAlike) * size;
+  };
+  const auto floats = static_cast<double>(found.front().bytes.count());
+  if (floats <= (1 + kAlike) * size) return found;  // the file is in floats
+  // Of a type that the file may have been written as, the name.
+  const auto same = std::ranges::find_if(found, [&](const Choice& choice) {
+    return encoding_info(quant_type(choice.name).plain).name == own.name && !smaller(choice) &&
+           static_cast<double>(choice.bytes.count()) <= (1 + kAlike) * size;
+  });
+  std::vector<Choice> left = {same == found.end() ? own : *same};
+  std::ranges::copy_if(found, std::back_inserter(left), smaller);
+  return left;
 }
 
 /// The parts of a model, bound, and what they need.
@@ -91,7 +128,7 @@ struct Needs {
 }  // namespace
 
 Json fit_table(const ModelParts& parts) try {
-  const std::vector<Bytes> weights = denoiser_bytes(parts.denoiser);
+  const std::vector<Choice> finest_first = choices(parts.denoiser);
   Needs needs(parts);
   Json memories = Json::array(), rows = Json::array();
   for (const Bytes memory : kMemories) memories.push_back(memory.count());
@@ -100,16 +137,19 @@ Json fit_table(const ModelParts& parts) try {
     for (const Bytes memory : kMemories) {
       std::string_view fits;
       bool tiled = false;
-      for (size_t i = 0; i < weights.size() && fits.empty(); ++i)
+      for (const Choice& choice : finest_first)
         for (const bool by_tiles : {false, true})
-          if (fits.empty() && needs.of(weights[i], side, by_tiles) <= memory)
-            fits = kFinestFirst[i], tiled = by_tiles;
+          if (fits.empty() && needs.of(choice.bytes, side, by_tiles) + kSystem <= memory)
+            fits = choice.name, tiled = by_tiles;
       types.push_back(fits);
       tiles.push_back(tiled);
     }
     rows.push_back({{"width", side}, {"height", side}, {"types", types}, {"tiled", tiles}});
   }
-  return {{"memory", memories}, {"rows", rows}, {"missing", needs.missing}};
+  return {{"memory", memories},
+          {"reserved", kSystem.count()},
+          {"rows", rows},
+          {"missing", needs.missing}};
 } catch (const Error&) {
   return nullptr;
 }
