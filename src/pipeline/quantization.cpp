@@ -128,19 +128,6 @@ E in_gguf(std::string_view name, E encoding) {
   return encoding == E::u8 && name.ends_with("spiece_model") ? E::i8 : encoding;
 }
 
-/// The model's own names of matrices, by their names in the file, whatever layout that has.
-using ModelNames = std::multimap<std::string, std::string, std::less<>>;
-
-ModelNames model_names(const std::shared_ptr<const TensorSource>& source, const QuantPart& part) {
-  ModelNames names;
-  if (!part.layout) return names;
-  const KeyMap keys(source, part.prefix, *part.layout);
-  for (const auto& [canonical, item] : keys.items())
-    for (const WeightPart& from : item.parts)
-      if (!from.transposed) names.emplace(from.name, canonical);
-  return names;
-}
-
 /// How many neighbouring columns of a tensor's rows are one input channel, if a channel is one of
 /// `channels`: 1 of a matrix, 9 of a folded convolution of 3x3; 0 if the rows are not these.
 int64_t columns_per_channel(const TensorPlan& tensor, int64_t channels) {
@@ -155,12 +142,15 @@ int64_t columns_per_channel(const TensorPlan& tensor, int64_t channels) {
 /// The matrix's entry for a tensor: by its name in the file, or by the model's, which entries of
 /// text encoders have behind the encoder's. Empty if there is none for rows of this length.
 std::string entry_for(const ImportanceMatrix& importance, const QuantPlan& plan,
-                      const TensorPlan& tensor, const ModelNames& names) {
+                      const TensorPlan& tensor, const QuantPart& part) {
   std::vector<std::string> candidates{tensor.name};
-  const auto [begin, end] = names.equal_range(tensor.name);
-  for (auto name = begin; name != end; ++name) {
-    candidates.push_back(name->second);
-    candidates.push_back(plan.architecture + "." + name->second);
+  if (tensor.name.starts_with(part.prefix)) {
+    const auto [begin, end] = part.tensors.equal_range(tensor.name.substr(part.prefix.size()));
+    for (auto of = begin; of != end; ++of) {
+      if (of->second.transposed) continue;
+      candidates.push_back(of->second.name);
+      candidates.push_back(plan.architecture + "." + of->second.name);
+    }
   }
   for (const std::string& name : candidates)
     if (columns_per_channel(tensor, importance.columns(name)) > 0) return name;
@@ -298,7 +288,6 @@ QuantPlan plan_quantization(const std::shared_ptr<const TensorSource>& source,
                  .gguf_architecture = std::string(part.gguf_architecture),
                  .gguf = gguf,
                  .tensors = {}};
-  const ModelNames names = importance ? model_names(source, part) : ModelNames();
   for (const auto& [name, info] : source->tensors()) {
     if (is_number(info) && !decodable(info.encoding))
       throw Error(ErrorCode::unsupported,
@@ -317,7 +306,7 @@ QuantPlan plan_quantization(const std::shared_ptr<const TensorSource>& source,
                             info.scaling != nullptr,
                             {}});
     if (importance && as.block_elements > 1 && to != info.encoding)
-      plan.tensors.back().importance = entry_for(*importance, plan, plan.tensors.back(), names);
+      plan.tensors.back().importance = entry_for(*importance, plan, plan.tensors.back(), part);
   }
   return plan;
 }
