@@ -205,7 +205,7 @@ int run_generate(std::span<const std::string> arguments) {
   check_options(options);
   log::set_up(options.verbose);
   tune_allocator();
-  const Interrupt interrupt;
+  const Interrupt interrupt("Stopping after this step");
   const auto printer =
       make_printer(choose_display(options.json, stderr), stdout, stderr, options.verbose);
   CommandHost host(*printer, options.json, interrupt.token());

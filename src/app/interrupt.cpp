@@ -22,7 +22,7 @@ void say(std::string_view text) {
   [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, text.data(), text.size());
 }
 
-void watch(std::stop_source source) {
+void watch(std::stop_source source, std::string_view stopping) {
   const sigset_t set = watched();
   int number = 0;
   while (::sigwait(&set, &number) == 0 && number != kLeave) {
@@ -35,16 +35,19 @@ void watch(std::stop_source source) {
       ::kill(::getpid(), number);
     }
     source.request_stop();
-    if (::isatty(STDERR_FILENO)) say("\nStopping after this step; once more to leave at once.\n");
+    if (!::isatty(STDERR_FILENO)) continue;
+    say("\n");
+    say(stopping);
+    say("; once more to leave at once.\n");
   }
 }
 
 }  // namespace
 
-Interrupt::Interrupt() {
+Interrupt::Interrupt(std::string_view stopping) {
   const sigset_t set = watched();
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
-  watcher_ = std::thread(watch, source_);
+  watcher_ = std::thread(watch, source_, stopping);
 }
 
 Interrupt::~Interrupt() {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <stop_token>
+#include <string_view>
 #include <thread>
 
 namespace atelier {
@@ -10,7 +11,8 @@ namespace atelier {
 /// before any other thread, so that all of them leave these signals to it.
 class Interrupt {
  public:
-  Interrupt();
+  /// `stopping` is told on a terminal when the first comes: "Stopping after this step".
+  explicit Interrupt(std::string_view stopping);
   Interrupt(const Interrupt&) = delete;
   Interrupt& operator=(const Interrupt&) = delete;
   ~Interrupt();

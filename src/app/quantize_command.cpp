@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <chrono>
 #include <cstdio>
 
@@ -10,11 +9,9 @@
 #include "app/commands.h"
 #include "app/engine_loader.h"
 #include "app/interrupt.h"
-#include "app/option_checks.h"
 #include "app/progress.h"
+#include "app/quantize_checks.h"
 #include "base/bytes.h"
-#include "base/error.h"
-#include "base/mapped_file.h"
 
 namespace atelier {
 namespace {
@@ -41,10 +38,11 @@ class QuantizeHost final : public EngineHost {
       std::fflush(stdout);
       return;
     }
+    if (name == "warning") clear();
     if (name == "warning") fmt::print(stderr, "warning: {}\n", event.value("message", ""));
     if (name == "quant_types") list(event);
     if (name == "quant_plan") plan(event);
-    if (name == "tensor") step(event);
+    if (name == "tensor" || name == "piece") step(event);
     if (name == "quantized") finish(event);
   }
 
@@ -57,9 +55,11 @@ class QuantizeHost final : public EngineHost {
     fmt::print(stderr, "{}: {}, {} tensors, {} -> {}\n", event.value("file", ""),
                event.value("architecture", ""), event.value("tensors", 0),
                size_text(event["from_bytes"]), size_text(event["to_bytes"]));
+    fmt::print(stderr, "  {:<8} {:>7} {:>11} {:>11}\n", "type", "tensors", "before", "after");
     for (const Json& share : event["encodings"])
-      fmt::print(stderr, "  {:<8} {:>5} tensors {:>10}\n", share.value("encoding", ""),
-                 share.value("tensors", 0), size_text(share["bytes"]));
+      fmt::print(stderr, "  {:<8} {:>7} {:>11} {:>11}\n", share.value("encoding", ""),
+                 share.value("tensors", 0), size_text(share["from_bytes"]),
+                 size_text(share["bytes"]));
     if (event.contains("weighed"))
       fmt::print(stderr, "  {} of them weighed by importance\n", event.value("weighed", 0));
     if (event.value("architecture", "") == "unknown")
@@ -94,58 +94,6 @@ class QuantizeHost final : public EngineHost {
   std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
 };
 
-[[noreturn]] void refuse(std::string expected, std::string hint) {
-  throw Error(ErrorCode::invalid_argument,
-              {.expected = std::move(expected), .hint = std::move(hint)});
-}
-
-/// Whether OUT is one of the files that IN, a folder or an index of shards, stands for.
-bool is_part_of_input(const std::filesystem::path& in, const std::filesystem::path& out) {
-  namespace fs = std::filesystem;
-  if (!fs::is_regular_file(out)) return false;
-  const fs::path file = fs::canonical(out), source = fs::canonical(in);
-  if (fs::is_directory(source))
-    return std::mismatch(source.begin(), source.end(), file.begin(), file.end()).first ==
-           source.end();
-  if (file.parent_path() != source.parent_path() || source.extension() != ".json") return false;
-  const MappedFile index = MappedFile::open(source);
-  const std::string_view text(reinterpret_cast<const char*>(index.bytes().data()),
-                              index.bytes().size());
-  return text.find('"' + file.filename().string() + '"') != text.npos;
-}
-
-/// The report replaces nothing that is needed, and without --overwrite nothing at all.
-void check_report(const QuantizeOptions& o) {
-  if (o.report.empty()) return;
-  check_apart(o.report, "--report", o.in, "IN");
-  check_apart(o.report, "--report", o.imatrix, "--imatrix");
-  if (std::filesystem::weakly_canonical(o.report) == std::filesystem::weakly_canonical(o.out))
-    refuse("--report and OUT are the same file", "Choose another name for the report");
-  if (!o.overwrite && std::filesystem::is_regular_file(o.report))
-    refuse(fmt::format("--report: '{}' exists already", o.report.string()),
-           "Add --overwrite to replace it");
-}
-
-void check(const QuantizeOptions& o) {
-  if (o.in.empty() || o.out.empty())
-    refuse("a file to read and a file to write are needed", "See 'atelier quantize --help'");
-  if (o.type.empty()) refuse("--type is needed", "'atelier quantize --list' names the types");
-  check_readable(o.in, "IN", Wanted::either);
-  std::error_code none;
-  if (std::filesystem::equivalent(o.in, o.out, none))
-    refuse("IN and OUT are the same file", "Choose another name for OUT");
-  for (const std::filesystem::path& file : {o.out, o.report})
-    if (is_part_of_input(o.in, file))
-      refuse(fmt::format("'{}' is one of the files of IN", file.string()), "Choose another name");
-  if (!o.overwrite && std::filesystem::is_regular_file(o.out))
-    refuse(fmt::format("'{}' exists already", o.out.string()), "Add --overwrite to replace it");
-  if (!o.imatrix.empty()) check_readable(o.imatrix, "--imatrix", Wanted::file);
-  check_apart(o.out, "OUT", o.imatrix, "--imatrix");
-  check_report(o);
-  prepare_folder_of(o.out, "OUT");
-  if (!o.report.empty()) prepare_folder_of(o.report, "--report");
-}
-
 }  // namespace
 
 int run_quantize(std::span<const std::string> arguments) {
@@ -169,8 +117,8 @@ int run_quantize(std::span<const std::string> arguments) {
       "rows "
       "that suit no block of the type get the nearest encoding that fits.");
   if (!line.parse(arguments)) return 0;
-  if (!list) check(o);
-  const Interrupt interrupt;
+  if (!list) check_quantize_options(o);
+  const Interrupt interrupt("Stopping after these few megabytes; no file will be left");
   QuantizeHost host(json, interrupt.token());
   return load_engine().quantize(list ? QuantizeOptions{} : o, host);
 }

@@ -133,6 +133,31 @@ TEST_P(AtomicFiles, AreReadableAsTheUserWantsNewFilesToBe) {
             fs::status(folder.path / "plain").permissions());
 }
 
+TEST_P(AtomicFiles, TakeThePermissionsOfTheFileTheyReplace) {
+  const Folder folder;
+  const fs::path path = folder.path / "a";
+  std::ofstream(path) << "old";
+  fs::permissions(path, fs::perms::owner_read | fs::perms::owner_write);
+  AtomicFile file(path, GetParam());
+  file.write("new");
+  file.commit();
+  EXPECT_EQ(fs::status(path).permissions(), fs::perms::owner_read | fs::perms::owner_write);
+}
+
+TEST(LinkTarget, IsWhereTheLastLinkLeads) {
+  const Folder folder;
+  fs::create_directory(folder.path / "other");
+  fs::create_symlink("other/b", folder.path / "a");
+  fs::create_symlink(folder.path / "c", folder.path / "other" / "b");
+  EXPECT_EQ(link_target(folder.path / "a"), folder.path / "c");
+  EXPECT_EQ(link_target(folder.path / "none"), folder.path / "none");
+  fs::create_symlink("two", folder.path / "one");
+  fs::create_symlink("one", folder.path / "two");
+  EXPECT_EQ(code_of([&] { link_target(folder.path / "one"); }), ErrorCode::write_failed);
+  EXPECT_EQ(code_of([&] { link_target(folder.path / std::string(300, 'x')); }),
+            ErrorCode::write_failed);
+}
+
 TEST(AtomicFile, HasNoNameWhileItIsWritten) {
   const Folder folder;
   const int probe = ::open(folder.path.c_str(), O_TMPFILE | O_WRONLY, 0600);

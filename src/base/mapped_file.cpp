@@ -84,6 +84,26 @@ void MappedFile::advise(size_t offset, size_t size, int advice) const {
   ::madvise(const_cast<std::byte*>(bytes_.data()) + begin, end - begin, advice);
 }
 
+std::filesystem::path link_target(std::filesystem::path path) {
+  namespace fs = std::filesystem;
+  constexpr int kMostLinks = 40;  // as Linux follows
+  const std::string given = path.string();
+  const auto fail = [&](const std::string& reason) {
+    throw Error(ErrorCode::write_failed,
+                {.subject = given, .expected = fmt::format("cannot be written ({})", reason)});
+  };
+  for (int links = 0;; ++links) {
+    std::error_code error;
+    const fs::file_status status = fs::symlink_status(path, error);
+    if (error && status.type() != fs::file_type::not_found) fail(error.message());
+    if (!fs::is_symlink(status)) return path;
+    if (links == kMostLinks) fail(std::strerror(ELOOP));
+    const fs::path to = fs::read_symlink(path, error);
+    if (error) fail(error.message());
+    path = to.is_absolute() ? to : path.parent_path() / to;
+  }
+}
+
 void AtomicFile::check_replaceable(const std::filesystem::path& path) {
   std::error_code error;
   const std::filesystem::file_status status = std::filesystem::status(path, error);
@@ -158,6 +178,8 @@ bool AtomicFile::link(const std::filesystem::path& name) {
 
 void AtomicFile::commit() {
   check_replaceable(path_);
+  if (struct stat old{}; ::stat(path_.c_str(), &old) == 0)
+    ::fchmod(descriptor_, old.st_mode & 0777);
   if (::fsync(descriptor_) != 0) fail(errno);
   // Only a name can replace a name, so a nameless file gets one for a moment.
   for (int attempt = 0; temporary_.empty(); ++attempt) {

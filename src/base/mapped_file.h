@@ -32,6 +32,10 @@ class MappedFile {
   std::filesystem::path path_;
 };
 
+/// Where writing to `path` leads: through symbolic links, of which the last may lead to nothing
+/// yet. Throws `write_failed` for links in a circle and names no file can have.
+std::filesystem::path link_target(std::filesystem::path path);
+
 /// A file being written beside its final place, under no name at all where the file system can
 /// do that, so that even a killed program leaves nothing behind; else under a temporary name, which
 /// the destructor removes. `commit()` gives it its name. Throws `write_failed`. Not shared between
@@ -48,8 +52,8 @@ class AtomicFile {
   AtomicFile& operator=(const AtomicFile&) = delete;
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
-  /// Flushes to disk and gives the file its name, replacing another file of that name, but no
-  /// folder, pipe or device.
+  /// Flushes to disk and gives the file its name, replacing another file of that name, whose
+  /// permissions it takes, but no folder, pipe or device.
   void commit();
   /// The same, but returns false and changes nothing if the name is taken; may then be called
   /// again after `rename`.

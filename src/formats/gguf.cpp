@@ -133,6 +133,12 @@ void GgufReader::restore_shapes() {
                      to_string(shape));
     info.shape = shape;
   }
+  for (auto pair = contents_.gguf.lower_bound(kGgufScalarKey);
+       pair != contents_.gguf.end() && pair->first.starts_with(kGgufScalarKey); ++pair) {
+    const auto tensor = contents_.tensors.find(pair->first.substr(kGgufScalarKey.size()));
+    if (tensor != contents_.tensors.end() && tensor->second.shape == Shape{1})
+      tensor->second.shape.clear();
+  }
 }
 
 bool is_gguf(std::span<const std::byte> file) {

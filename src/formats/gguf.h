@@ -33,6 +33,9 @@ FileContents read_gguf(std::span<const std::byte> file);
 using GgufEntry = std::variant<std::string, uint32_t, std::vector<int32_t>, GgufValue>;
 using GgufEntries = std::map<std::string, GgufEntry, std::less<>>;
 
+/// Before the names of scalars: GGUF knows none, and the readers of orig_shape no empty shape.
+inline constexpr std::string_view kGgufScalarKey = "atelier.scalar.";
+
 /// The most dimensions ggml gives a tensor, and the longest name it reads.
 inline constexpr size_t kMaxGgufRank = 4, kMaxGgufName = 127;
 
@@ -44,12 +47,13 @@ std::optional<Shape> gguf_shape(const Shape& shape, Encoding encoding);
 
 /// Writes a GGUF file, version 3, that appears under `path` only when whole. Tensors whose shape
 /// GGUF cannot hold are folded as by `gguf_shape`, their shapes kept under
-/// `comfy.gguf.orig_shape.<tensor>`, whose extents fit 31 bits. `pieces` as in
-/// write_safetensors_in_pieces, called in the order of `specs`. Throws `invalid_argument`
-/// (duplicate or too long name, an encoding GGUF lacks, a shape of no whole blocks, a wrong number
-/// of bytes, text that is no UTF-8) or `write_failed`.
+/// `comfy.gguf.orig_shape.<tensor>`, whose extents fit 31 bits; of scalars `kGgufScalarKey` says
+/// what they were. `pieces` and `finished` as in write_safetensors_in_pieces, called in the order
+/// of `specs`. Throws `invalid_argument` (duplicate or too long name, an encoding GGUF lacks, a
+/// shape of no whole blocks, a wrong number of bytes, text that is no UTF-8) or `write_failed`.
 void write_gguf_in_pieces(const std::filesystem::path& path, std::span<const TensorSpec> specs,
-                          const TensorPieces& pieces, GgufEntries metadata = {});
+                          const TensorPieces& pieces, GgufEntries metadata = {},
+                          const std::function<void()>& finished = {});
 
 /// The same from whole tensors: `bytes_of(i)` need stay valid only until the next call.
 void write_gguf(const std::filesystem::path& path, std::span<const TensorSpec> specs,

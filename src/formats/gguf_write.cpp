@@ -111,7 +111,9 @@ std::vector<Place> place_all(std::span<const TensorSpec> specs, GgufEntries& met
     Place place = place_of(spec);
     place.offset = position;
     position = aligned(position + place.size);
-    if (place.shape != spec.shape && !spec.shape.empty())
+    if (spec.shape.empty())
+      metadata[std::string(kGgufScalarKey) + spec.name] = uint32_t{1};
+    else if (place.shape != spec.shape)
       metadata["comfy.gguf.orig_shape." + spec.name] =
           std::vector<int32_t>(spec.shape.begin(), spec.shape.end());
     places.push_back(std::move(place));
@@ -137,7 +139,8 @@ std::optional<Shape> gguf_shape(const Shape& shape, Encoding encoding) {
 }
 
 void write_gguf_in_pieces(const std::filesystem::path& path, std::span<const TensorSpec> specs,
-                          const TensorPieces& pieces, GgufEntries metadata) {
+                          const TensorPieces& pieces, GgufEntries metadata,
+                          const std::function<void()>& finished) {
   const std::vector<Place> places = place_all(specs, metadata);
   Head head;
   head.raw(std::as_bytes(std::span("GGUF", 4)));
@@ -165,6 +168,7 @@ void write_gguf_in_pieces(const std::filesystem::path& path, std::span<const Ten
     write_pieces(file, pieces, i, specs[i].name, size);
     file.write(std::span(kZeros).first(aligned(size) - size));
   }
+  if (finished) finished();
   file.commit();
 }
 

@@ -41,11 +41,13 @@ using TensorPieces = std::function<void(size_t i, const ByteSink& sink)>;
 
 /// Writes a safetensors file that appears under `path` only when whole. `pieces(i, sink)` is called
 /// once for each of `specs`, largest alignment first: a file, or one tensor, larger than memory can
-/// be streamed. Throws `invalid_argument` (duplicate name, a block encoding, an impossible shape, a
+/// be streamed. `finished`, if set, is called when all is written and the file has no name yet.
+/// Throws `invalid_argument` (duplicate name, a block encoding, an impossible shape, a
 /// wrong number of bytes, text that is no UTF-8) or `write_failed`.
 void write_safetensors_in_pieces(const std::filesystem::path& path,
                                  std::span<const TensorSpec> specs, const TensorPieces& pieces,
-                                 const Metadata& metadata = {});
+                                 const Metadata& metadata = {},
+                                 const std::function<void()>& finished = {});
 
 /// The same from whole tensors: `bytes_of(i)` need stay valid only until the next call.
 void write_safetensors(const std::filesystem::path& path, std::span<const TensorSpec> specs,

@@ -65,7 +65,7 @@ std::vector<size_t> file_order(std::span<const TensorSpec> specs) {
 
 void write_safetensors_in_pieces(const std::filesystem::path& path,
                                  std::span<const TensorSpec> specs, const TensorPieces& pieces,
-                                 const Metadata& metadata) {
+                                 const Metadata& metadata, const std::function<void()>& finished) {
   check_specs(specs, metadata);
   const std::vector<size_t> order = file_order(specs);
   Json header = Json::object();
@@ -92,6 +92,7 @@ void write_safetensors_in_pieces(const std::filesystem::path& path,
   file.write(std::as_bytes(std::span(&length, 1)));
   file.write(text);
   for (const size_t i : order) write_pieces(file, pieces, i, specs[i].name, sizes[i]);
+  if (finished) finished();
   file.commit();
 }
 

@@ -248,7 +248,8 @@ constexpr std::string_view kIgnore[] = {"text_model.embeddings.position_ids",
                                         "visual_projection.*",
                                         "visual.*"};
 
-// Of all layouts' names. The tables are read by the row and small beside other encoders.
+// The tables are read by the row and small beside other encoders. What sees pictures is no part of
+// the encoder and keeps its names.
 constexpr QuantRule kQuantisation[] = {
     {"embed", QuantRole::keep},    {"text_projection", QuantRole::keep},
     {"v_proj.", QuantRole::value}, {"in_proj", QuantRole::fused},

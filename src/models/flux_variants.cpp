@@ -92,17 +92,13 @@ constexpr at::ScalarType kFillDtypes[] = {at::kBFloat16, at::kFloat};
 constexpr std::string_view kIgnore[] = {"text_encoders.clip_l.logit_scale",
                                         "text_encoders.t5xxl.logit_scale"};
 
-// Pieces of both layouts' names: embeddings and the last layer stay floats.
+// Embeddings and the last layer stay floats. The single blocks' linear2 is a way out of attention
+// and feed-forward together, and a seventh of the model: plain, as in others' files.
 constexpr QuantRule kQuantisation[] = {
-    {"txt_in.", QuantRole::keep},           {"img_in.", QuantRole::keep},
-    {"time_in.", QuantRole::keep},          {"vector_in.", QuantRole::keep},
-    {"guidance_in.", QuantRole::keep},      {"final_layer.", QuantRole::keep},
-    {"context_embedder.", QuantRole::keep}, {"x_embedder.", QuantRole::keep},
-    {"time_text_embed.", QuantRole::keep},  {"norm_out.", QuantRole::keep},
-    {"attn.qkv.", QuantRole::fused},        {"to_v.", QuantRole::value},
-    {"add_v_proj.", QuantRole::value},      {"img_mlp.2.", QuantRole::down},
-    {"txt_mlp.2.", QuantRole::down},        {"ff.net.2.", QuantRole::down},
-    {"ff_context.net.2.", QuantRole::down},
+    {"^txt_in.", QuantRole::keep},      {"^img_in.", QuantRole::keep},
+    {"^time_in.", QuantRole::keep},     {"^vector_in.", QuantRole::keep},
+    {"^guidance_in.", QuantRole::keep}, {"^final_layer.", QuantRole::keep},
+    {"attn.qkv.", QuantRole::fused},    {"_mlp.2.", QuantRole::down},
 };
 
 // What all variants share.

@@ -1,6 +1,7 @@
 // How the tensors of a part take to coarse encodings: rows in each model's own file.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -21,11 +22,21 @@ enum class QuantRole : uint8_t {
   down,  // the way out of a feed-forward
 };
 
-/// Tensors whose names contain `piece`, in any layout; the first row that fits counts.
+/// Tensors whose names contain `piece`: the model's own names, whatever layout a file has. A '*' in
+/// it stands for anything, a '^' in front for the beginning of the name. The first row that fits
+/// counts.
 struct QuantRule {
   std::string_view piece;
   QuantRole role;
 };
+
+/// What a tensor of a file is in the model: all of a tensor, a part of one, or one of several.
+struct ModelTensor {
+  std::string name;
+  bool transposed = false;
+};
+/// By names in the file, behind the part's prefix.
+using ModelTensors = std::multimap<std::string, ModelTensor, std::less<>>;
 
 /// A part of a file that may be quantised.
 struct QuantPart {
@@ -34,13 +45,16 @@ struct QuantPart {
   std::string_view gguf_architecture;  // as in `PartDef`
   std::span<const QuantRule> rules;
   const KeyLayout* layout = nullptr;  // of the names; null if unknown
+  ModelTensors tensors;  // of a known layout
 };
 
 /// The parts of `source` that are worth quantising: a known denoiser, a large text encoder. For a
 /// file of unknown architecture all of it, by rules that suit most transformers.
 QuantPart quantisable_part(const std::shared_ptr<const TensorSource>& source);
 
-/// The role of the tensor `name` of the file: `keep` outside the part.
+/// The role of the tensor `name` of the file: `keep` outside the part. What the file splits has the
+/// role of the whole, so that every layout of a model gets the same numbers; what it joins is kept
+/// if one of its parts is, and `fused` if these have different roles.
 QuantRole quant_role(const QuantPart& part, std::string_view name);
 
 }  // namespace atelier

@@ -179,14 +179,17 @@ constexpr std::string_view kIgnore[] = {"model_ema.*",     "alphas_cumprod*", "b
 constexpr LatentFormat kSdLatent{.scale = 0.18215, .taesd = "taesd"};
 constexpr LatentFormat kXlLatent{.scale = 0.13025, .taesd = "taesdxl"};
 
-// Pieces of both layouts' names. Times, sizes, the first and the last convolution stay floats.
+// Times, sizes, the first and the last convolution stay floats.
 constexpr QuantRule kQuantisation[] = {
-    {"time_embed", QuantRole::keep},      {"label_emb", QuantRole::keep},
-    {"add_embedding", QuantRole::keep},   {"input_blocks.0.0.", QuantRole::keep},
-    {"conv_in.", QuantRole::keep},        {"conv_out.", QuantRole::keep},
-    {"emb_layers.", QuantRole::keep},     {"time_emb_proj.", QuantRole::keep},
-    {".to_v.", QuantRole::value},         {".ff.net.2.", QuantRole::down},
-    {"output_blocks.", QuantRole::plain}, {"out.2.", QuantRole::keep},
+    {"^time_embed.", QuantRole::keep},
+    {"^label_emb.", QuantRole::keep},
+    {"^class_embedding.", QuantRole::keep},
+    {"^add_embedding.", QuantRole::keep},
+    {"^input_blocks.0.0.", QuantRole::keep},
+    {"emb_layers.", QuantRole::keep},
+    {"^out.2.", QuantRole::keep},
+    {".to_v.", QuantRole::value},
+    {".ff.net.2.", QuantRole::down},
 };
 
 }  // namespace

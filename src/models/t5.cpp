@@ -210,11 +210,10 @@ bool fits_t5(const Scope& w) {
   return (blocks / "0").has("layer.1.DenseReluDense.wi_0.weight") && !(blocks / "1").has(kBias);
 }
 
-// Of both layouts' names.
 constexpr QuantRule kQuantisation[] = {
-    {"relative_attention_bias", QuantRole::keep}, {"attn_rel_b", QuantRole::keep},
-    {"SelfAttention.v.", QuantRole::value},       {"attn_v.", QuantRole::value},
-    {"DenseReluDense.wo.", QuantRole::down},      {"ffn_down.", QuantRole::down},
+    {"relative_attention_bias", QuantRole::keep},
+    {"SelfAttention.v.", QuantRole::value},
+    {"DenseReluDense.wo.", QuantRole::down},
 };
 
 }  // namespace

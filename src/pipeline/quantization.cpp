@@ -5,9 +5,10 @@
 
 #include <algorithm>
 #include <cctype>
+#include <system_error>
 
+#include "base/bytes.h"
 #include "base/error.h"
-#include "base/nearest.h"
 #include "formats/checkpoint.h"
 #include "formats/gguf.h"
 #include "formats/safetensors.h"
@@ -18,39 +19,6 @@ namespace atelier {
 namespace {
 
 using E = Encoding;
-
-constexpr QuantType row(std::string_view name, std::string_view about, E all, uint32_t file_type) {
-  return {name, about, all, all, all, all, file_type};
-}
-constexpr QuantType whole(std::string_view name, std::string_view about, E all,
-                          uint32_t file_type) {
-  return {name, about, all, all, all, all, file_type, true};
-}
-
-// The mixes follow llama.cpp's: what hurts most gets a finer encoding.
-constexpr QuantType kTypes[] = {
-    whole("F32", "every tensor in fp32", E::f32, 0),
-    whole("F16", "every tensor in fp16", E::f16, 1),
-    whole("BF16", "every tensor in bf16", E::bf16, 32),
-    row("Q8_0", "8.5 bits, as good as fp16", E::q8_0, 7),
-    row("Q6_K", "6.6 bits, hardly to be told from fp16", E::q6_k, 18),
-    {"Q5_K_M", "5.5 bits, values and ways down 6.6", E::q5_k, E::q6_k, E::q6_k, E::q6_k, 17},
-    row("Q5_K_S", "5.5 bits", E::q5_k, 16),
-    row("Q5_1", "6 bits, for rows that suit no K type", E::q5_1, 9),
-    row("Q5_0", "5.5 bits, for rows that suit no K type", E::q5_0, 8),
-    {"Q4_K_M", "4.5 bits, values and ways down 6.6", E::q4_k, E::q6_k, E::q5_k, E::q6_k, 15},
-    {"Q4_K_S", "4.5 bits, ways down 5.5", E::q4_k, E::q5_k, E::q4_k, E::q5_k, 14},
-    row("IQ4_NL", "4.5 bits, uneven steps", E::iq4_nl, 25),
-    row("IQ4_XS", "4.25 bits, uneven steps", E::iq4_xs, 30),
-    row("Q4_1", "5 bits", E::q4_1, 3),
-    row("Q4_0", "4.5 bits, quick everywhere", E::q4_0, 2),
-    {"Q3_K_L", "3.4 bits, values and ways down 5.5", E::q3_k, E::q5_k, E::q4_k, E::q5_k, 13},
-    {"Q3_K_M", "3.4 bits, values and ways down 4.5", E::q3_k, E::q4_k, E::q4_k, E::q4_k, 12},
-    row("Q3_K_S", "3.4 bits", E::q3_k, 11),
-    {"Q2_K", "2.6 bits, values 3.4", E::q2_k, E::q3_k, E::q3_k, E::q3_k, 10},
-    row("fp8", "E4M3, safetensors only", E::f8_e4m3, 0),
-    row("fp8_e5m2", "E5M2, safetensors only", E::f8_e5m2, 0),
-};
 
 /// What takes the place of an encoding whose blocks do not fill the rows.
 struct Fallback {
@@ -64,9 +32,11 @@ constexpr Fallback kFallbacks[] = {
 
 constexpr int64_t kSmall = 1024;  // elements of a matrix that is not worth it
 
+bool is_fp8(E encoding) { return encoding == E::f8_e4m3 || encoding == E::f8_e5m2; }
+
 bool is_float(E encoding) {
   return encoding == E::f32 || encoding == E::f16 || encoding == E::bf16 || encoding == E::f64 ||
-         encoding == E::f8_e4m3 || encoding == E::f8_e5m2;
+         is_fp8(encoding);
 }
 
 bool is_number(const TensorInfo& info) {
@@ -108,37 +78,45 @@ E kept(const TensorInfo& info, bool gguf) {
   const E from = info.encoding;
   if (info.scaling) return E::f16;
   if (encoding_info(from).block_elements > 1) return gguf ? from : E::f16;
-  const bool narrow = from == E::f8_e4m3 || from == E::f8_e5m2;
-  if (narrow) return gguf ? E::f16 : from;
+  if (is_fp8(from)) return gguf ? E::f16 : from;
   return from == E::f64 ? E::f32 : from;
 }
 
-E target(const QuantPart& part, const QuantType& type, const std::string& name,
-         const TensorInfo& info, bool gguf) {
-  if (!is_number(info)) return info.encoding;
-  if (type.everything) return type.plain;
+/// Whether the numbers are codes that must be decoded.
+bool is_coded(const TensorInfo& info) {
+  return info.scaling || is_fp8(info.encoding) || encoding_info(info.encoding).block_elements > 1;
+}
+
+/// Whether every number of `from` is one of `to`.
+bool holds(E to, E from) { return to == E::f32 || from == to || is_fp8(from); }
+
+/// What a tensor is written in, and would be if every block suited its rows.
+struct Target {
+  E to, wanted;
+};
+
+/// `decoding`: some tensors of the file are codes.
+Target target(const QuantPart& part, const QuantType& type, const std::string& name,
+              const TensorInfo& info, bool gguf, bool decoding) {
+  const auto as_is = [](E encoding) { return Target{encoding, encoding}; };
+  if (!is_number(info)) return as_is(info.encoding);
+  const bool vector = info.shape.size() < 2;
+  if (type.everything) {
+    // Biases and the scales of norms are computed with as they are: rounding them would change the
+    // picture that the codes give.
+    const bool exact = decoding && vector && !is_coded(info) && !holds(type.plain, info.encoding);
+    return as_is(exact ? kept(info, gguf) : type.plain);
+  }
   const QuantRole role = quant_role(part, name);
-  if (role == QuantRole::keep || info.shape.size() < 2 || info.elements() <= kSmall)
-    return kept(info, gguf);
-  return suited(info.shape, of_role(type, role));
+  if (role == QuantRole::keep || vector || info.elements() <= kSmall)
+    return as_is(kept(info, gguf));
+  const E wanted = of_role(type, role);
+  return {suited(info.shape, wanted), wanted};
 }
 
 /// What GGUF calls bytes as they are: it knows no U8, which is how T5 files keep their tokenizer.
 E in_gguf(std::string_view name, E encoding) {
   return encoding == E::u8 && name.ends_with("spiece_model") ? E::i8 : encoding;
-}
-
-/// The model's own names of matrices, by their names in the file, whatever layout that has.
-using ModelNames = std::multimap<std::string, std::string, std::less<>>;
-
-ModelNames model_names(const std::shared_ptr<const TensorSource>& source, const QuantPart& part) {
-  ModelNames names;
-  if (!part.layout) return names;
-  const KeyMap keys(source, part.prefix, *part.layout);
-  for (const auto& [canonical, item] : keys.items())
-    for (const WeightPart& from : item.parts)
-      if (!from.transposed) names.emplace(from.name, canonical);
-  return names;
 }
 
 /// How many neighbouring columns of a tensor's rows are one input channel, if a channel is one of
@@ -155,12 +133,15 @@ int64_t columns_per_channel(const TensorPlan& tensor, int64_t channels) {
 /// The matrix's entry for a tensor: by its name in the file, or by the model's, which entries of
 /// text encoders have behind the encoder's. Empty if there is none for rows of this length.
 std::string entry_for(const ImportanceMatrix& importance, const QuantPlan& plan,
-                      const TensorPlan& tensor, const ModelNames& names) {
+                      const TensorPlan& tensor, const QuantPart& part) {
   std::vector<std::string> candidates{tensor.name};
-  const auto [begin, end] = names.equal_range(tensor.name);
-  for (auto name = begin; name != end; ++name) {
-    candidates.push_back(name->second);
-    candidates.push_back(plan.architecture + "." + name->second);
+  if (tensor.name.starts_with(part.prefix)) {
+    const auto [begin, end] = part.tensors.equal_range(tensor.name.substr(part.prefix.size()));
+    for (auto of = begin; of != end; ++of) {
+      if (of->second.transposed) continue;
+      candidates.push_back(of->second.name);
+      candidates.push_back(plan.architecture + "." + of->second.name);
+    }
   }
   for (const std::string& name : candidates)
     if (columns_per_channel(tensor, importance.columns(name)) > 0) return name;
@@ -215,21 +196,42 @@ std::string gguf_architecture(const QuantJob& job) {
   return said == metadata.end() ? "" : said->second;
 }
 
+/// What is said of the source's encodings and layout, not of the model.
+bool is_of_the_file(std::string_view key) {
+  constexpr std::string_view kKeys[] = {"general.file_type", "general.quantization_version",
+                                        "general.alignment", "quantize.imatrix."};
+  return key.starts_with("comfy.gguf.") || key.starts_with(kGgufScalarKey) ||
+         std::ranges::any_of(kKeys, [&](auto name) { return key.starts_with(name); });
+}
+
 /// The source's metadata, typed where it is GGUF itself (a tokenizer, for instance), and ours.
 GgufEntries gguf_metadata(const QuantJob& job) {
   GgufEntries entries;
   const auto keep = [&](const std::string& key, GgufEntry value) {
-    if (!key.starts_with("general.") && !key.starts_with("comfy.gguf."))
-      entries.emplace(key, std::move(value));
+    if (!is_of_the_file(key)) entries.emplace(key, std::move(value));
   };
   if (const auto* file = dynamic_cast<const Checkpoint*>(job.source.get()))
     for (const auto& [key, value] : file->gguf()) keep(key, value);
   for (const auto& [key, value] : job.source->metadata()) keep(key, value);
+  entries.erase("general.architecture");
   if (const std::string name = gguf_architecture(job); !name.empty())
     entries["general.architecture"] = name;
   entries["general.quantization_version"] = uint32_t{2};
   entries["general.file_type"] = job.plan.type->gguf_file_type;
   return entries;
+}
+
+/// The same for safetensors, which has texts only.
+Metadata plain_metadata(const QuantJob& job) {
+  Metadata metadata = job.source->metadata();
+  std::erase_if(metadata, [](const auto& pair) { return is_of_the_file(pair.first); });
+  return metadata;
+}
+
+/// `total` times `done` over `all`.
+uint64_t share_of(uint64_t total, uint64_t done, uint64_t all) {
+  return static_cast<uint64_t>(static_cast<double>(total) * static_cast<double>(done) /
+                               static_cast<double>(all));
 }
 
 /// Throws `mismatch` for what belongs to a model but is none: coarse encodings would ruin it.
@@ -243,23 +245,6 @@ void refuse_accessory(const TensorSource& source, const QuantType& type) {
 }
 
 }  // namespace
-
-std::span<const QuantType> quant_types() { return kTypes; }
-
-const QuantType& quant_type(std::string_view name) {
-  const auto same = [](char a, char b) { return std::tolower(a) == std::tolower(b); };
-  std::vector<std::string_view> names;
-  for (const QuantType& type : kTypes) {
-    if (std::ranges::equal(type.name, name, same)) return type;
-    names.push_back(type.name);
-  }
-  const std::string_view near = nearest(name, names);
-  throw Error(ErrorCode::invalid_argument,
-              {.subject = "--type",
-               .expected = "a type that 'atelier quantize --list' names",
-               .found = fmt::format("'{}'", name),
-               .hint = near.empty() ? "" : fmt::format("Did you mean {}?", near)});
-}
 
 uint64_t QuantPlan::from_bytes() const {
   uint64_t sum = 0;
@@ -298,28 +283,51 @@ QuantPlan plan_quantization(const std::shared_ptr<const TensorSource>& source,
                  .gguf_architecture = std::string(part.gguf_architecture),
                  .gguf = gguf,
                  .tensors = {}};
-  const ModelNames names = importance ? model_names(source, part) : ModelNames();
+  const bool decoding = std::ranges::any_of(
+      source->tensors(), [](const auto& tensor) { return is_coded(tensor.second); });
   for (const auto& [name, info] : source->tensors()) {
     if (is_number(info) && !decodable(info.encoding))
       throw Error(ErrorCode::unsupported,
                   {.subject = source->label(),
                    .expected = fmt::format("tensor '{}' is {}, which nothing here decodes", name,
                                            encoding_info(info.encoding).name)});
-    const E to = target(part, type, name, info, gguf);
+    const auto [to, wanted] = target(part, type, name, info, gguf, decoding);
     const EncodingInfo& as = encoding_info(to);
     const auto blocks = static_cast<uint64_t>(info.elements() / as.block_elements);
-    plan.tensors.push_back({name,
-                            info.shape,
-                            info.encoding,
-                            to,
-                            info.size,
-                            blocks * static_cast<uint64_t>(as.block_bytes),
-                            info.scaling != nullptr,
-                            {}});
-    if (importance && as.block_elements > 1 && to != info.encoding)
-      plan.tensors.back().importance = entry_for(*importance, plan, plan.tensors.back(), names);
+    plan.tensors.push_back({.name = name,
+                            .shape = info.shape,
+                            .from = info.encoding,
+                            .to = to,
+                            .wanted = wanted,
+                            .from_bytes = info.size,
+                            .to_bytes = blocks * static_cast<uint64_t>(as.block_bytes),
+                            .scaled = info.scaling != nullptr,
+                            .importance = {}});
+    if (importance && takes_importance(to) && to != info.encoding)
+      plan.tensors.back().importance = entry_for(*importance, plan, plan.tensors.back(), part);
   }
   return plan;
+}
+
+bool takes_importance(Encoding encoding) {
+  return encoding != E::q8_0 && encoding_info(encoding).block_elements > 1;
+}
+
+void check_quantization(const QuantJob& job) {
+  specs_of(job);
+  const std::filesystem::path folder = job.out.has_parent_path() ? job.out.parent_path() : ".";
+  std::error_code untold;
+  const std::filesystem::space_info disk = std::filesystem::space(folder, untold);
+  const bool told = !untold && disk.capacity > 0 && disk.available != static_cast<uintmax_t>(-1);
+  const uint64_t needed = job.plan.to_bytes();
+  if (!told || disk.available >= needed) return;
+  const auto text = [](uint64_t bytes) { return to_string(Bytes(static_cast<int64_t>(bytes))); };
+  throw Error(ErrorCode::write_failed,
+              {.subject = job.out.string(),
+               .expected = fmt::format("{} of room on its disk", text(needed)),
+               .found = fmt::format("{}, {} bytes too little", text(disk.available),
+                                    needed - disk.available),
+               .hint = "Free some or choose another folder"});
 }
 
 void run_quantization(const QuantJob& job) {
@@ -332,17 +340,21 @@ void run_quantization(const QuantJob& job) {
   const TensorPieces pieces = [&](size_t i, const ByteSink& sink) {
     const TensorPlan& tensor = job.plan.tensors[i];
     check_stop();
+    uint64_t sent = 0;
     const TensorError error = rewrite_tensor(job, tensor, [&](std::span<const std::byte> piece) {
       check_stop();
       sink(piece);
+      sent += piece.size();
+      if (job.piece && sent < tensor.to_bytes)
+        job.piece(read + share_of(tensor.from_bytes, sent, tensor.to_bytes));
     });
     read += tensor.from_bytes;
     if (job.progress) job.progress(tensor, error, read);
   };
   if (job.plan.gguf)
-    write_gguf_in_pieces(job.out, specs, pieces, gguf_metadata(job));
+    write_gguf_in_pieces(job.out, specs, pieces, gguf_metadata(job), job.finished);
   else
-    write_safetensors_in_pieces(job.out, specs, pieces, job.source->metadata());
+    write_safetensors_in_pieces(job.out, specs, pieces, plain_metadata(job), job.finished);
 }
 
 }  // namespace atelier

@@ -2,9 +2,11 @@
 #include "pipeline/quantization.h"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "base/error.h"
@@ -88,6 +90,158 @@ TEST_F(Quantization, BlocksRefuseWhatTheyCannotStandFor) {
   EXPECT_TRUE(std::filesystem::is_empty(folder_.path));
 }
 
+// What fp32 and bf16 would make infinite, in silence.
+TEST_F(Quantization, FloatsRefuseWhatWouldBecomeInfinite) {
+  const auto refused = [&](const at::Tensor& numbers, std::string_view type) {
+    source_->put("blocks.weight", numbers);
+    const Error error = error_of([&] { write(source_, type, "a.safetensors"); });
+    EXPECT_EQ(error.code(), ErrorCode::malformed) << type;
+    EXPECT_EQ(error.facts().subject, "memory: tensor 'blocks.weight'") << type;
+  };
+  at::Tensor large = at::randn({64, 64});
+  large[63][1] = 3.4e38F;
+  refused(large, "BF16");
+  refused(large, "F16");
+  at::Tensor doubles = at::randn({64, 64}).to(at::kDouble);
+  doubles[5][6] = 1e300;
+  for (const std::string_view type : {"F32", "BF16", "F16", "fp8"}) refused(doubles, type);
+  doubles[5][6] = -std::numeric_limits<double>::infinity();
+  source_->put("blocks.weight", doubles);
+  EXPECT_EQ(read(*write(source_, "F32", "a.safetensors"), "blocks.weight")[5][6].item<float>(),
+            -kInfinity);
+  large[63][1] = 3.38e38F;
+  source_->put("blocks.weight", large);
+  EXPECT_TRUE(std::isfinite(
+      read(*write(source_, "BF16", "b.safetensors"), "blocks.weight")[63][1].item<float>()));
+}
+
+// The other way: the numbers that the engine computes with, in any float type.
+TEST_F(Quantization, FloatsOfCodesAreTheDecodedNumbersRoundedOnce) {
+  at::manual_seed(4);
+  source_->put("blocks.weight", at::randn({32, 512}));
+  source_->put("blocks.conv.weight", at::randn({64, 32, 3, 3}));
+  source_->put("blocks.bias", at::randn({300}));
+  for (const QuantType& type : quant_types()) {
+    if (type.everything) continue;
+    SCOPED_TRACE(type.name);
+    const bool fp8 = type.name.starts_with("fp8");
+    const auto coded = write(source_, type.name, fp8 ? "a.safetensors" : "a.gguf");
+    for (const auto& [name, dtype] :
+         {std::pair("F32", at::kFloat), std::pair("BF16", at::kBFloat16),
+          std::pair("F16", at::kHalf)}) {
+      const auto file = write(coded, name, fmt::format("{}.safetensors", name));
+      for (const auto& [tensor, info] : coded->tensors()) {
+        const bool vector = info.shape.size() < 2;
+        EXPECT_EQ(encoding_info(file->tensors().at(tensor).encoding).name, vector ? "F32" : name);
+        at::Tensor wanted = at::empty(info.shape, vector ? at::kFloat : dtype);
+        decode(coded->bytes(tensor), info.encoding, wanted, tensor);
+        const std::span<const std::byte> bytes = file->bytes(tensor);
+        EXPECT_EQ(std::memcmp(bytes.data(), wanted.const_data_ptr(), bytes.size()), 0)
+            << tensor << ", " << name;
+      }
+    }
+  }
+}
+
+TEST_F(Quantization, VectorsOfAFileWithoutCodesFollowTheType) {
+  source_->put("blocks.weight", at::randn({32, 64}));
+  source_->put("blocks.bias", at::randn({32}));
+  EXPECT_EQ(write(source_, "BF16", "a.safetensors")->tensors().at("blocks.bias").encoding,
+            Encoding::bf16);
+}
+
+TEST_F(Quantization, ScalarsComeBackAsScalars) {
+  source_->put("logit_scale", at::scalar_tensor(4.5F));
+  source_->put("one", at::ones({1}));
+  source_->put("blocks.weight", at::randn({64, 64}));
+  const auto file = write(source_, "Q8_0", "a.gguf");
+  EXPECT_EQ(file->tensors().at("logit_scale").shape, Shape{});
+  EXPECT_EQ(file->tensors().at("one").shape, Shape{1});
+  const auto back = write(file, "F32", "b.safetensors");
+  EXPECT_EQ(back->tensors().at("logit_scale").shape, Shape{});
+  EXPECT_EQ(read(*back, "logit_scale").item<float>(), 4.5F);
+  for (const auto& [key, value] : back->metadata()) EXPECT_FALSE(key.starts_with("atelier")) << key;
+}
+
+TEST_F(Quantization, TypesHaveTheNamesOthersGiveThem) {
+  EXPECT_EQ(quant_type("q4_k").name, "Q4_K_M");
+  EXPECT_EQ(quant_type("Q5_K").name, "Q5_K_M");
+  EXPECT_EQ(quant_type("Q3_K").name, "Q3_K_M");
+  EXPECT_EQ(quant_type("FP8").name, "fp8");
+  EXPECT_EQ(quant_type("F8_E4M3").name, "fp8");
+  EXPECT_EQ(quant_type("f8_e5m2").name, "fp8_e5m2");
+  for (const char* type : {"IQ2_XXS", "TQ1_0", "mxfp4"}) {
+    const Error error = error_of([&] { quant_type(type); });
+    EXPECT_NE(error.facts().found.find("can be read, not written"), std::string::npos) << type;
+  }
+  EXPECT_EQ(error_of([&] { quant_type("Q9_0"); }).facts().found, "'Q9_0'");
+}
+
+// FLUX.1's last layer is called as every single block's way out in diffusers' layout.
+TEST_F(Quantization, LayoutsOfAModelGetTheSameNumbers) {
+  const auto own = golden::editable(*golden::source("flux_schnell", "model"));
+  const auto other = golden::renamed(*own, "flux_schnell");
+  const QuantPart part = quantisable_part(other);
+  const auto a = plan_quantization(own, quant_type("Q4_K_M"), "a.gguf");
+  const auto b = plan_quantization(other, quant_type("Q4_K_M"), "a.gguf");
+  std::map<std::string, Encoding> encodings;
+  for (const TensorPlan& tensor : a.tensors) encodings[tensor.name] = tensor.wanted;
+  size_t compared = 0;
+  for (const TensorPlan& tensor : b.tensors) {
+    if (TensorInfo{.shape = tensor.shape}.elements() <= 1024) continue;  // parts may be small
+    ++compared;
+    EXPECT_EQ(tensor.wanted, encodings.at(part.tensors.find(tensor.name)->second.name))
+        << tensor.name;
+  }
+  EXPECT_GT(compared, 10U);
+}
+
+TEST_F(Quantization, Q8DoesNotGoByImportance) {
+  source_->put("blocks.weight", at::randn({64, 256}));
+  const auto importance = std::make_shared<ImportanceMatrix>();
+  importance->add("blocks.weight", at::randn({4, 256}));
+  for (const auto& [type, weighed] : {std::pair("Q8_0", false), std::pair("Q4_0", true)})
+    EXPECT_EQ(plan_quantization(source_, quant_type(type), "a.gguf", importance.get())
+                  .tensors[0]
+                  .importance.empty(),
+              !weighed);
+}
+
+TEST_F(Quantization, ZerosForNumbersHaveNoCosine) {
+  EXPECT_EQ((TensorError{.square_error = 4, .square_norm = 4, .elements = 2}.cosine()), 0);
+  EXPECT_EQ(TensorError{}.cosine(), 1);
+}
+
+TEST_F(Quantization, TheFinishedFileHasNoNameYet) {
+  source_->put("blocks.weight", at::randn({64, 64}));
+  for (const char* name : {"a.gguf", "a.safetensors"}) {
+    QuantJob job{.source = source_,
+                 .plan = plan_quantization(source_, quant_type("F16"), name),
+                 .out = folder_.path / name,
+                 .progress = {},
+                 .finished = [] { throw Error(ErrorCode::write_failed, {.expected = "no room"}); },
+                 .stop = {}};
+    EXPECT_EQ(error_of([&] { run_quantization(job); }).code(), ErrorCode::write_failed);
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(folder_.path));
+}
+
+TEST_F(Quantization, LargeTensorsTellOfTheirPieces) {
+  source_->put("blocks.weight", at::zeros({3000, 4096}));
+  std::vector<uint64_t> seen;
+  QuantJob job{.source = source_,
+               .plan = plan_quantization(source_, quant_type("Q8_0"), "a.gguf"),
+               .out = folder_.path / "a.gguf",
+               .progress = [&](const TensorPlan&, const TensorError&,
+                               uint64_t read) { seen.push_back(read); },
+               .piece = [&](uint64_t read) { seen.push_back(read); },
+               .stop = {}};
+  run_quantization(job);
+  ASSERT_EQ(seen.size(), 2U);
+  EXPECT_NEAR(static_cast<double>(seen[0]) / static_cast<double>(seen[1]), 8.0 * 1048576 / 12288000,
+              1e-3);
+}
+
 TEST_F(Quantization, VectorsInAQuantisedFileKeepTheirBits) {
   const at::Tensor vector = at::tensor({1.F, kNan, -0.F, 1e-42F});
   source_->put("norm.weight", vector);
@@ -133,13 +287,23 @@ TEST_F(Quantization, AGgufFileKeepsItsTokenizer) {
       {{"general.architecture", "t5encoder"},
        {"tokenizer.ggml.model", "t5"},
        {"tokenizer.ggml.tokens", GgufValue(GgufType::array, test::view(tokens))},
-       {"tokenizer.ggml.scores", GgufValue(GgufType::array, test::view(scores))}});
+       {"tokenizer.ggml.scores", GgufValue(GgufType::array, test::view(scores))},
+       {"general.name", "Small"},
+       {"general.license", "apache-2.0"},
+       {"general.file_type", uint32_t{7}}});
   const auto file = write(open_checkpoint(folder_.path / "from.gguf"), "Q4_0", "to.gguf");
   EXPECT_EQ(file->tensors().at("blocks.weight").encoding, Encoding::q4_0);
   EXPECT_EQ(file->gguf().at("tokenizer.ggml.model").text(), "t5");
   EXPECT_EQ(text_of(file->gguf().at("tokenizer.ggml.tokens").bytes()), tokens);
   EXPECT_EQ(text_of(file->gguf().at("tokenizer.ggml.scores").bytes()), scores);
   EXPECT_EQ(file->gguf().at("general.file_type").integer(), 2);
+  EXPECT_EQ(file->gguf().at("general.architecture").text(), "t5encoder");
+  EXPECT_EQ(file->gguf().at("general.name").text(), "Small");
+  EXPECT_EQ(file->gguf().at("general.license").text(), "apache-2.0");
+  const auto plain = write(file, "F16", "to.safetensors");
+  EXPECT_EQ(plain->metadata().at("general.name"), "Small");
+  EXPECT_FALSE(plain->metadata().contains("general.file_type"));
+  EXPECT_FALSE(plain->metadata().contains("general.quantization_version"));
 }
 
 // 4.6 million elements: more than are worked on at a time, and no whole number of tasks.

@@ -6,8 +6,9 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <future>
-#include <optional>
+#include <limits>
 #include <vector>
 
 #include "base/error.h"
@@ -24,27 +25,43 @@ constexpr int64_t kTask = 1 << 16;  // elements; whole blocks of every encoding
 constexpr int64_t kPiece = 128;  // tasks between two writes
 constexpr size_t kCopied = 16 << 20;  // bytes between two writes of what stays as it is
 
-/// The largest magnitude an encoding holds; whatever fp32 does, if that is all there is to say.
-std::optional<float> limit_of(E encoding) {
+/// The largest magnitude an encoding holds, or is rounded to it.
+float limit_of(E encoding) {
   if (encoding == E::f8_e4m3) return 448.F;
   if (encoding == E::f8_e5m2) return 57344.F;
-  const bool wide = encoding == E::f32 || encoding == E::bf16;
-  return wide ? std::nullopt : std::optional(65504.F);
+  if (encoding == E::bf16) return 0x1.fefffep127F;
+  return encoding == E::f32 ? std::numeric_limits<float>::max() : 65504.F;
+}
+
+[[noreturn]] void refuse(double value, E encoding, const std::string& name) {
+  const bool wide = encoding == E::bf16 || encoding == E::f32;
+  throw Error(ErrorCode::malformed,
+              {.subject = fmt::format("tensor '{}'", name),
+               .expected = fmt::format("numbers of at most {:g} in magnitude, as {} holds",
+                                       limit_of(encoding), encoding_info(encoding).name),
+               .found = fmt::format("{:g}", value),
+               .hint = encoding == E::f32 ? "No type holds it; it may be damaged"
+                       : wide             ? "Write F32 instead"
+                                          : "Write BF16 or F32 instead"});
 }
 
 /// Throws for a number that `encoding` cannot stand for. NaN and infinity are none of them in a
 /// float of 16 bits or more.
 void check(std::span<const float> values, E encoding, const std::string& name) {
-  const std::optional<float> limit = limit_of(encoding);
-  if (!limit) return;
-  for (const float value : values) {
-    if (std::fabs(value) <= *limit || (encoding == E::f16 && !std::isfinite(value))) continue;
-    throw Error(ErrorCode::malformed,
-                {.subject = fmt::format("tensor '{}'", name),
-                 .expected = fmt::format("numbers of at most {:g} in magnitude, as {} holds",
-                                         *limit, encoding_info(encoding).name),
-                 .found = fmt::format("{}", value),
-                 .hint = "Write BF16 or F32 instead"});
+  const float limit = limit_of(encoding);
+  const bool wide = encoding == E::f16 || encoding == E::bf16 || encoding == E::f32;
+  for (const float value : values)
+    if (!(std::fabs(value) <= limit) && !(wide && !std::isfinite(value)))
+      refuse(static_cast<double>(value), encoding, name);
+}
+
+/// The same for doubles, of which those too large for fp32 have been decoded to infinity.
+void check_doubles(std::span<const std::byte> stored, E encoding, const std::string& name) {
+  for (size_t i = 0; i < stored.size(); i += sizeof(double)) {
+    double value = 0;
+    std::memcpy(&value, stored.data() + i, sizeof value);
+    if (std::isfinite(value) && !std::isfinite(static_cast<float>(value)))
+      refuse(value, encoding, name);
   }
 }
 
@@ -160,6 +177,9 @@ class Rewriter {
       std::ranges::copy(as_is, out.begin());
       return compare(values, values);
     }
+    if (info_.encoding == E::f64)
+      check_doubles(from_.subspan(size_of(E::f64, begin), 8 * values.size()), tensor_.to,
+                    tensor_.name);
     check(values, tensor_.to, tensor_.name);
     encode_rows(begin, values, out);
     decode(out, tensor_.to, Number::f32, std::as_writable_bytes(again), serial, tensor_.name);
@@ -207,8 +227,8 @@ double TensorError::rmse() const {
 }
 
 double TensorError::cosine() const {
-  const double norms = std::sqrt(square_norm * other_norm);
-  return norms > 0 ? product / norms : 1;
+  if (square_norm == 0 || other_norm == 0) return square_norm == other_norm ? 1 : 0;
+  return product / std::sqrt(square_norm * other_norm);
 }
 
 void TensorError::add(const TensorError& other) {

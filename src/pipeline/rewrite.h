@@ -15,7 +15,7 @@ struct TensorError {
   double square_error = 0, square_norm = 0, other_norm = 0, product = 0;  // sums
   uint64_t elements = 0;
   double rmse() const;
-  double cosine() const;
+  double cosine() const;  // 1 for nothing but zeros, 0 where only one side is
   void add(const TensorError& other);
 };
 

@@ -54,6 +54,18 @@ class Flux(Draws):
                  model("tiny-flux", "t5"), model("tiny-flux", "clip-l")]
         self.assertEqual(self.picture(files=files).rows, whole.rows)
 
+    def test_codes_and_what_they_stand_for_draw_the_same(self):
+        """A transformer without convolutions: matrices decoded once and for all, vectors as precise as they were."""
+        for kind, file in (("Q8_0", "u.gguf"), ("Q4_K_M", "u.gguf"), ("fp8", "u.safetensors")):
+            for plain, dtype in (("BF16", "bf16"), ("F16", "fp16")):
+                coded, decoded = self.folder / file, self.folder / "d.safetensors"
+                for source, to, name in ((model("tiny-flux", "transformer"), coded, kind), (coded, decoded, plain)):
+                    result = atelier("quantize", source, to, "--type", name, "--overwrite")
+                    self.assertEqual(result.code, 0, result.err)
+                with self.subTest(kind=kind, dtype=dtype):
+                    pictures = [self.picture("--dtype", dtype, files=self.separate(unet=file)) for file in (coded, decoded)]
+                    self.assertEqual(pictures[0].rows, pictures[1].rows)
+
     def test_options_change_the_picture_and_are_told(self):
         base = self.picture()
         for words, key, value in ((("--guidance", "1"), "guidance", 1), (("--shift", "3"), "shift", 3),

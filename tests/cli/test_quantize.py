@@ -5,6 +5,8 @@ import fcntl
 import json
 import math
 import os
+import random
+import resource
 import select
 import signal
 import struct
@@ -52,6 +54,11 @@ class Quantize(Case):
         self.assertEqual(back.code, 0, back.err)
         self.assertEqual(set(self.tensors(self.folder / "b.safetensors").values()), {"F32"})
         self.assertEqual(self.draw(self.folder / "a.gguf").rows, self.draw(self.folder / "b.safetensors").rows)
+
+    def test_types_have_the_names_others_give_them(self):
+        self.assertEqual(self.quantize("a.gguf", "q4_k").event("quant_plan")["type"], "Q4_K_M")
+        self.assertEqual(self.quantize("a.safetensors", "F8_E4M3").event("quant_plan")["type"], "fp8")
+        self.assert_fails(self.quantize("b.gguf", "IQ2_XXS"), 2, "IQ2_XXS", "can be read, not written")
 
     def test_fp8_goes_into_safetensors(self):
         result = self.quantize("a.safetensors", "fp8")
@@ -103,6 +110,131 @@ class Quantize(Case):
             self.assertGreater(tensor["cosine"], 0.98)
         self.assertEqual(report["to_bytes"], sum(t["bytes"] for t in report["tensor_list"]))
 
+    def test_totals_are_those_of_all_tensors(self):
+        random.seed(3)
+        numbers = {"blocks.0.weight": [random.gauss(0, 1) for _ in range(64 * 256)],
+                   "blocks.0.bias": [random.gauss(0, 3) for _ in range(64)]}
+        source = self.weights("o.safetensors", {
+            name: ("F32", [64, 256] if len(x) > 64 else [64], struct.pack(f"<{len(x)}f", *x))
+            for name, x in numbers.items()})
+        result = self.quantize("a.gguf", "Q4_0", "--report", self.folder / "r.json", source=source)
+        self.assertEqual(result.code, 0, result.err)
+        self.assertEqual(self.quantize("b.safetensors", "F32", source=self.folder / "a.gguf").code, 0)
+        again = read_safetensors(self.folder / "b.safetensors")[1]
+        pairs = [(a, b) for name, x in numbers.items() for a, b in zip(array.array("f", x), array.array("f", again[name]))]
+        report = json.loads((self.folder / "r.json").read_text())
+        rmse = math.sqrt(sum((a - b) ** 2 for a, b in pairs) / len(pairs))
+        cosine = sum(a * b for a, b in pairs) / math.sqrt(sum(a * a for a, _ in pairs) * sum(b * b for _, b in pairs))
+        self.assertAlmostEqual(report["rmse"], rmse, 6)
+        self.assertAlmostEqual(report["cosine"], cosine, 6)
+        self.assertGreater(report["rmse"], 0.05)
+        self.assertEqual(report["encodings"], [
+            {"encoding": "F32", "tensors": 1, "from_bytes": 256, "bytes": 256},
+            {"encoding": "Q4_0", "tensors": 1, "from_bytes": 65536, "bytes": 9216}])
+        self.assertEqual([t["from_bytes"] for t in report["tensor_list"]], [256, 65536])
+        text = atelier("quantize", source, self.folder / "c.gguf", "--type", "Q4_0").err
+        self.assertRegex(text, r"type +tensors +before +after\n")
+        self.assertRegex(text, r"Q4_0 +1 +64.0 KiB +9.00 KiB")
+
+    def test_a_report_that_cannot_be_written_leaves_no_file(self):
+        """Of many small tensors the report is larger than the file, and files may be no larger than 60 KB."""
+        source = self.weights("o.safetensors", {f"t{i}": ("F32", [4], None) for i in range(500)})
+        done = subprocess.run([BIN, "quantize", source, self.folder / "a.safetensors", "--type", "F16", "--report",
+                               self.folder / "r.json"], capture_output=True, text=True, restore_signals=False,
+                              preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)))
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("r.json: cannot be written", done.stderr)
+        self.assertEqual(self.files(), ["o.safetensors"])
+
+    def test_links_are_written_through(self):
+        (self.folder / "there").mkdir()
+        for name in ("a.gguf", "r.json"):
+            (self.folder / name).symlink_to("there/" + name)
+        for words in ((), ("--overwrite",)):
+            result = self.quantize("a.gguf", "Q8_0", "--report", self.folder / "r.json", *words)
+            self.assertEqual(result.code, 0, result.err)
+            for name in ("a.gguf", "r.json"):
+                self.assertTrue((self.folder / name).is_symlink())
+                self.assertGreater((self.folder / "there" / name).stat().st_size, 1000)
+            (self.folder / "there" / "a.gguf").chmod(0o600)
+        self.assertEqual((self.folder / "there" / "a.gguf").stat().st_mode & 0o777, 0o600)
+        self.assert_fails(self.quantize("a.gguf", "Q8_0"), 2, "exists already")
+        (self.folder / "me.gguf").symlink_to(model("tiny"))
+        self.assert_fails(self.quantize("me.gguf", "Q8_0", "--overwrite"), 2, "same file")
+
+    def test_odd_names_are_refused_in_one_line(self):
+        (self.folder / "one.gguf").symlink_to("two.gguf")
+        (self.folder / "two.gguf").symlink_to("one.gguf")
+        for out in ("x" * 300 + ".gguf", "one.gguf", "deep/" + "y" * 300 + "/a.gguf"):
+            self.assert_fails(self.quantize(out, "Q8_0"), 1, "cannot be")
+            self.assert_fails(self.quantize("a.gguf", "Q8_0", "--report", self.folder / out), 1, "cannot be")
+        self.assertFalse((self.folder / "a.gguf").exists())
+
+    def test_a_part_of_a_split_model_is_no_model(self):
+        parts = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+        for part, name in zip(parts, ("blocks.0.weight", "blocks.1.weight")):
+            self.weights(part, {name: ("F32", [64, 64], None)})
+        first = self.folder / parts[0]
+        self.assert_fails(self.quantize("a.gguf", "Q8_0", source=first), 1, "one of 2 parts", "index")
+        index = self.folder / "model.safetensors.index.json"
+        index.write_text(json.dumps({"weight_map": {"blocks.0.weight": parts[0], "blocks.1.weight": parts[1]}}))
+        self.assert_fails(self.quantize("a.gguf", "Q8_0", source=first), 1, "one of 2 parts", f"Give '{index}'")
+        self.assert_fails(self.quantize(parts[1], "F16", "--overwrite", source=first), 1, "one of 2 parts")
+        self.assert_fails(self.quantize(parts[1], "F16", "--overwrite", source=index), 2, "one of the files of IN")
+        self.assertEqual(self.quantize("a.gguf", "Q8_0", source=index).code, 0)
+        self.assertEqual(set(self.tensors(self.folder / "a.gguf")), {"blocks.0.weight", "blocks.1.weight"})
+        whole = self.weights("one-00001-of-00001.safetensors", {"blocks.0.weight": ("F32", [64, 64], None)})
+        self.assertEqual(self.quantize("b.gguf", "Q8_0", source=whole).code, 0)
+
+    def test_a_disk_without_room_is_told_first(self):
+        room = os.statvfs(self.folder)
+        rows = max(1 << 20, 2 * room.f_bavail * room.f_frsize // 4096)
+        try:
+            source = self.weights("o.safetensors", {"blocks.0.weight": ("F16", [rows, 4096], None)})
+        except OSError as error:
+            self.skipTest(f"no file of this size: {error}")
+        result = self.quantize("a.gguf", "Q8_0", source=source)
+        self.assert_fails(result, 1, "a.gguf", "of room on its disk", "bytes too little")
+        self.assertNotIn("quant_plan", result.out)
+
+    def test_what_gguf_cannot_hold_is_told_first(self):
+        source = self.weights("o.safetensors", {"blocks.0.weight": ("F32", [64, 64], None), "mask": ("BOOL", [64], None)})
+        result = self.quantize("a.gguf", "Q8_0", source=source)
+        self.assert_fails(result, 1, "'mask' is BOOL, which GGUF cannot hold")
+        self.assertNotIn("quant_plan", result.out)
+
+    def test_what_is_lost_is_named(self):
+        random.seed(4)
+        tiny = struct.pack("<4096f", *(random.gauss(0, 1e-10) for _ in range(4096)))
+        source = self.weights("o.safetensors", {f"blocks.{i}.weight": ("F32", [64, 64], tiny) for i in range(5)})
+        result = self.quantize("a.gguf", "Q8_0", source=source)
+        self.assertEqual(result.code, 0, result.err)
+        message = result.event("warning")["message"]
+        self.assertIn("blocks.0.weight (Q8_0, 0.00), blocks.1.weight", message)
+        self.assertIn("and 2 more", message)
+        self.assertEqual(self.quantize("b.gguf", "Q8_0").out.count('"warning"'), 0)
+
+    def test_ctrl_c_says_what_it_waits_for(self):
+        source = self.weights("large.safetensors", {"blocks.0.weight": ("F16", [1 << 18, 4096], None)})
+        ours, theirs = os.openpty()
+        process = subprocess.Popen([BIN, "quantize", source, self.folder / "a.gguf", "--type", "Q2_K"],
+                                   stdout=subprocess.DEVNULL, stderr=theirs)
+        os.close(theirs)
+        said = b""
+        while b"left" not in said:  # the bar, which moves within the one tensor
+            said += os.read(ours, 4096)
+        process.send_signal(signal.SIGINT)
+        try:
+            while chunk := os.read(ours, 4096):
+                said += chunk
+        except OSError:
+            pass  # the other end is closed
+        os.close(ours)
+        self.assertEqual(process.wait(), 130)
+        self.assertIn(b"no file will be left", said)
+        self.assertNotIn(b"step", said)
+        self.assertEqual(self.files(), ["large.safetensors"])
+
     def test_lists_its_types(self):
         text = atelier("quantize", "--list").out
         for kind in ("Q4_K_M", "Q8_0", "IQ4_XS", "fp8", "BF16"):
@@ -144,7 +276,7 @@ class Quantize(Case):
         """A safetensors file of these {name: (dtype, shape, bytes or None for zeros)}, which take no room on disk."""
         header, position = {"__metadata__": metadata or {}}, 0
         for name, (kind, shape, data) in tensors.items():
-            size = math.prod(shape) * {"F32": 4, "BF16": 2, "F16": 2}[kind]
+            size = math.prod(shape) * {"F32": 4, "BF16": 2, "F16": 2, "BOOL": 1}[kind]
             header[name] = {"dtype": kind, "shape": shape, "data_offsets": [position, position + size]}
             position += size
         text = json.dumps(header).encode()
@@ -228,15 +360,22 @@ class Quantize(Case):
         self.assertEqual(result.code, 0, result.err)
         self.assertIn("has no entry", result.event("warning")["message"])
         for kind, file, words in (("fp8.safetensors", model("tiny"), "rounds each number by itself"),
+                                  ("Q8_0.gguf", model("tiny"), "has no effect: Q8_0's scales"),
                                   ("Q4_0.gguf", model("tiny-xl"), "may be of another model")):
             result = self.quantize(kind, kind.split(".")[0], "--imatrix", self.folder / "i.gguf", source=file)
             self.assertEqual(result.code, 0, result.err)
             self.assertIn(words, result.event("warning")["message"])
+            self.assertTrue(kind.startswith("Q4_0") or result.event("quant_plan")["weighed"] == 0)
 
     def test_a_type_that_suits_no_row_is_told(self):
         source = self.weights("o.safetensors", {"blocks.0.weight": ("F32", [64, 64], None)})
         result = self.quantize("o.gguf", "Q4_K_M", source=source)
         self.assertEqual(result.code, 0, result.err)
+        self.assertEqual(result.event("warning")["message"], "no tensor's rows suit Q4_K; Q5_0 take its place")
+        source = self.weights("r.safetensors", {"blocks.0.weight": ("F32", [64, 64], None),
+                                                "blocks.0.to_v.weight": ("F32", [64, 256], None)})
+        result = self.quantize("r.gguf", "Q4_K_M", source=source)
+        self.assertEqual(self.tensors(self.folder / "r.gguf")["blocks.0.to_v.weight"], "Q6_K")
         self.assertEqual(result.event("warning")["message"], "no tensor's rows suit Q4_K; Q5_0 take its place")
         source = self.weights("v.safetensors", {"blocks.0.weight": ("F32", [64], None)})
         result = self.quantize("v.gguf", "Q8_0", source=source)

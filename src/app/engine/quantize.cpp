@@ -4,7 +4,9 @@
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
+#include <optional>
 #include <set>
 
 #include "base/error.h"
@@ -16,17 +18,24 @@ namespace atelier {
 namespace {
 
 Json describe(const QuantPlan& plan, const QuantizeOptions& options) {
-  std::map<std::string, std::pair<uint64_t, uint64_t>> by_encoding;  // tensors, bytes
+  struct Share {
+    uint64_t tensors = 0, from_bytes = 0, bytes = 0;
+  };
+  std::map<std::string, Share> by_encoding;
   size_t weighed = 0;
   for (const TensorPlan& tensor : plan.tensors) {
     weighed += !tensor.importance.empty();
-    auto& [count, bytes] = by_encoding[std::string(encoding_info(tensor.to).name)];
-    ++count;
-    bytes += tensor.to_bytes;
+    Share& share = by_encoding[std::string(encoding_info(tensor.to).name)];
+    ++share.tensors;
+    share.from_bytes += tensor.from_bytes;
+    share.bytes += tensor.to_bytes;
   }
   Json encodings = Json::array();
   for (const auto& [name, share] : by_encoding)
-    encodings.push_back({{"encoding", name}, {"tensors", share.first}, {"bytes", share.second}});
+    encodings.push_back({{"encoding", name},
+                         {"tensors", share.tensors},
+                         {"from_bytes", share.from_bytes},
+                         {"bytes", share.bytes}});
   Json event = {{"event", "quant_plan"},
                 {"file", options.in.string()},
                 {"out", options.out.string()},
@@ -45,28 +54,31 @@ Json row(const TensorPlan& tensor, const TensorError& error) {
           {"shape", tensor.shape},
           {"from", encoding_info(tensor.from).name},
           {"to", encoding_info(tensor.to).name},
+          {"from_bytes", tensor.from_bytes},
           {"bytes", tensor.to_bytes},
           {"rmse", error.rmse()},
           {"cosine", error.cosine()}};
 }
 
-void write_report(const std::filesystem::path& path, const Json& report) {
-  AtomicFile file(path);
-  file.write(report.dump(1) + "\n");
-  file.commit();
+/// What of a type's own encoding became others, as its rows suit no block of it.
+std::string instead_of(const QuantPlan& plan) {
+  std::set<std::string_view> others;
+  for (const TensorPlan& tensor : plan.tensors) {
+    if (tensor.wanted != plan.type->plain || tensor.from == tensor.to) continue;
+    if (tensor.to == plan.type->plain) return {};
+    others.insert(encoding_info(tensor.to).name);
+  }
+  return fmt::format("{}", fmt::join(others, ", "));
 }
 
 /// What is written otherwise than its options may have been meant.
 std::vector<std::string> warnings(const QuantPlan& plan, const QuantizeOptions& options) {
-  size_t blocks = 0, weighed = 0, wanted = 0;
-  std::set<std::string_view> others;
+  size_t blocks = 0, weighed = 0, could_be = 0;
   for (const TensorPlan& tensor : plan.tensors) {
-    const EncodingInfo& to = encoding_info(tensor.to);
-    if (to.block_elements == 1 || tensor.to == tensor.from) continue;
+    if (encoding_info(tensor.to).block_elements == 1 || tensor.to == tensor.from) continue;
     ++blocks;
     weighed += !tensor.importance.empty();
-    wanted += tensor.to == plan.type->plain;
-    others.insert(to.name);
+    could_be += takes_importance(tensor.to);
   }
   std::vector<std::string> lines;
   const std::string file = options.imatrix.string();
@@ -76,23 +88,49 @@ std::vector<std::string> warnings(const QuantPlan& plan, const QuantizeOptions& 
         fmt::format("nothing is written in {}: there is no matrix it suits, or all are "
                     "kept as they are",
                     plan.type->name));
-  else if (in_blocks && wanted == 0)
+  else if (const std::string others = instead_of(plan); in_blocks && !others.empty())
     lines.push_back(fmt::format("no tensor's rows suit {}; {} take its place",
-                                encoding_info(plan.type->plain).name, fmt::join(others, ", ")));
+                                encoding_info(plan.type->plain).name, others));
   if (file.empty()) return lines;
   if (!in_blocks)
     lines.push_back(
         fmt::format("{} has no effect: {} rounds each number by itself", file, plan.type->name));
-  else if (blocks > 0 && weighed == 0)
+  else if (blocks > 0 && could_be == 0)
+    lines.push_back(
+        fmt::format("{} has no effect: Q8_0's scales are those of its largest numbers", file));
+  else if (could_be > 0 && weighed == 0)
     lines.push_back(
         fmt::format("{} has no entry for any tensor that is quantised; it has no effect", file));
-  else if (2 * weighed < blocks)
+  else if (2 * weighed < could_be)
     lines.push_back(
         fmt::format("{} has entries for only {} of {} tensors that are quantised; it may "
                     "be of another model",
-                    file, weighed, blocks));
+                    file, weighed, could_be));
   return lines;
 }
+
+/// Tensors of which little is left.
+class Losses {
+ public:
+  void add(const TensorPlan& tensor, const TensorError& error) {
+    constexpr double kLeastCosine = 0.9;
+    if (error.cosine() < kLeastCosine)
+      names_.push_back(fmt::format("{} ({}, {:.2f})", tensor.name, encoding_info(tensor.to).name,
+                                   error.cosine()));
+  }
+  std::string warning() const {
+    constexpr size_t kShown = 3;
+    if (names_.empty()) return {};
+    const auto shown = std::span(names_).first(std::min(kShown, names_.size()));
+    const size_t more = names_.size() - shown.size();
+    return fmt::format("{} far from what was read, cosine below 0.9: {}{}",
+                       names_.size() == 1 ? "a tensor is" : "tensors are", fmt::join(shown, ", "),
+                       more == 0 ? "" : fmt::format(" and {} more", more));
+  }
+
+ private:
+  std::vector<std::string> names_;
+};
 
 }  // namespace
 
@@ -103,40 +141,52 @@ void quantize_file(const QuantizeOptions& options, EngineHost& host) {
   std::shared_ptr<const ImportanceMatrix> importance;
   if (!options.imatrix.empty())
     importance = std::make_shared<ImportanceMatrix>(ImportanceMatrix::load(options.imatrix));
+  const std::filesystem::path out = link_target(options.out);
   QuantJob job{
       .source = source,
       .plan = plan_quantization(source, quant_type(options.type), options.out, importance.get()),
-      .out = options.out,
+      .out = out,
       .importance = importance,
       .progress = {},
       .stop = host.stop()};
+  check_quantization(job);
   Json report = describe(job.plan, options);
   host.event(report);
   for (const std::string& line : warnings(job.plan, options))
     host.event({{"event", "warning"}, {"message", line}});
+  std::optional<AtomicFile> report_file;
+  if (!options.report.empty()) report_file.emplace(link_target(options.report));
   Json rows = Json::array();
   TensorError total;
+  Losses losses;
   const auto all = static_cast<double>(job.plan.from_bytes());
+  const auto share = [&](uint64_t read) { return all > 0 ? static_cast<double>(read) / all : 1; };
   job.progress = [&](const TensorPlan& tensor, const TensorError& error, uint64_t read) {
     Json event = row(tensor, error);
     rows.push_back(event);
     total.add(error);
+    losses.add(tensor, error);
     event["event"] = "tensor";
-    event["share"] = all > 0 ? static_cast<double>(read) / all : 1;
+    event["share"] = share(read);
     host.event(event);
   };
-  run_quantization(job);
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - started;
-  report.update({{"event", "quantized"},
-                 {"rmse", total.rmse()},
-                 {"cosine", total.cosine()},
-                 {"seconds", seconds.count()}});
-  if (!options.report.empty()) {
+  job.piece = [&](uint64_t read) { host.event({{"event", "piece"}, {"share", share(read)}}); };
+  job.finished = [&] {
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - started;
+    report.update({{"event", "quantized"},
+                   {"rmse", total.rmse()},
+                   {"cosine", total.cosine()},
+                   {"seconds", seconds.count()}});
+    if (!report_file) return;
     Json file = report;
     file.erase("event");
     file["tensor_list"] = rows;
-    write_report(options.report, file);
-  }
+    report_file->write(file.dump(1) + "\n");
+    report_file->commit();
+  };
+  run_quantization(job);
+  if (const std::string line = losses.warning(); !line.empty())
+    host.event({{"event", "warning"}, {"message", line}});
   host.event(report);
 }
 

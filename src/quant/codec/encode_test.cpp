@@ -82,6 +82,47 @@ TEST_P(Encoders, WriteTheSameBytesOnEveryInstructionSetAndNumberOfThreads) {
     }
 }
 
+// Block scales below 2^-24 are no halves; K types divide theirs by up to 128.
+TEST_P(Encoders, KeepSmallNumbersAsWellAsTheirScalesAllow) {
+  const Bound& bound = GetParam();
+  const EncodingInfo& info = encoding_info(bound.encoding);
+  if (info.block_elements == 1) GTEST_SKIP() << "no scales";
+  for (const float spread : {1e-3f, 1e-4f, 3e-5f, 1e-5f, 3e-6f, 1e-6f, 1e-7f, 1e-8f, 1e-9f}) {
+    const auto from = normal_numbers(1 << 14, spread, 12);
+    const auto once = encoded(from, bound.encoding);
+    const auto to = decoded(once, bound.encoding, from.size());
+    const double error = relative_error(from, to);
+    const double most = spread > 9e-6f ? 1.25 * bound.error : spread > 9e-7f ? 0.35 : 1;
+    EXPECT_LE(error, most) << spread;
+    for (const CodecTable& table : codec_tables())
+      for (const EncoderRow& row : table.encoders) {
+        if (row.encoding != bound.encoding) continue;
+        std::vector<std::byte> bytes(once.size());
+        row.encode(from.data(), static_cast<int64_t>(from.size()), nullptr, bytes.data());
+        EXPECT_EQ(bytes, once) << table.isa << ", " << spread;
+      }
+  }
+}
+
+// Of one large number among small ones and of numbers of one sign, too.
+TEST_P(Encoders, AreNeverWorseThanZerosOnSmallNumbers) {
+  const Encoding encoding = GetParam().encoding;
+  if (encoding_info(encoding).block_elements == 1) GTEST_SKIP() << "no scales";
+  for (const float size : {1e-5f, 1e-6f, 1e-7f, 3e-8f, 1e-8f, 1e-12f}) {
+    std::vector<std::vector<float>> rows;
+    rows.emplace_back(512, size);
+    rows.emplace_back(512, -size);
+    for (float& x : rows.emplace_back(normal_numbers(512, size, 13))) x = std::fabs(x) + size;
+    for (float& x : rows.emplace_back(normal_numbers(512, size, 14))) x = -std::fabs(x);
+    rows.emplace_back(normal_numbers(512, size, 15))[77] = 100 * size;
+    rows.emplace_back(512, -size / 50)[300] = size;
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const auto to = decoded(encoded(rows[i], encoding), encoding, 512);
+      EXPECT_LE(relative_error(rows[i], to), 1.001) << "row " << i << " of " << size;
+    }
+  }
+}
+
 // Those that choose scales, and so what is rounded most.
 class ChoosingEncoders : public testing::TestWithParam<Encoding> {};
 
