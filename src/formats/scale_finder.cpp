@@ -228,6 +228,15 @@ void ScaleFinder::read_layer(const std::string& layer, const Json& layout,
   }
 }
 
+/// Tables that rows are looked up in; a mark speaks of matrices that are multiplied.
+bool is_table(std::string_view name) {
+  constexpr std::string_view kTables[] = {
+      "shared.weight",     "embed_tokens.weight",       "token_embedding.weight",
+      "token_embd.weight", "position_embedding.weight", "relative_attention_bias.weight",
+  };
+  return std::ranges::any_of(kTables, [&](std::string_view end) { return name.ends_with(end); });
+}
+
 /// No layer that is said to be scaled may be without its scale.
 void ScaleFinder::check_layers() const {
   for (const auto& [weight, layer] : layers_)
@@ -244,7 +253,7 @@ void ScaleFinder::check_marked() const {
     for (auto it = table_.lower_bound(prefix); it != table_.end() && it->first.starts_with(prefix);
          ++it) {
       const bool scaled = is_fp8(it->second.encoding) && it->second.shape.size() > 1 &&
-                          it->first.ends_with(kWeight);
+                          it->first.ends_with(kWeight) && !is_table(it->first);
       if (!scaled || found_.companions.contains(it->first)) continue;
       const std::string layer = it->first.substr(0, it->first.size() - kWeight.size());
       bad_scale(layer + ".scale_weight", fmt::format("it, as {} demands", in_quotes(name)),

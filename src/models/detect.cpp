@@ -31,6 +31,7 @@ struct Other {
   std::string_view piece;  // of a name, with ^ its beginning, with = all of it
   std::string_view what;
   std::string_view hint = {};
+  bool relative = false;  // has names of a family that is known, too
 };
 constexpr std::string_view kGiveLora = "Give it with --lora, beside a --model";
 constexpr std::string_view kGiveFolder = "Give the folder it lies in with --embeddings";
@@ -45,11 +46,11 @@ constexpr Other kOthers[] = {
     {"lokr_w1", "a LoKr", kGiveLora},
     {".oft_", "an OFT", kGiveLora},
     {".in_sum2", "an importance matrix", "Give it to 'atelier quantize --imatrix'"},
-    {"zero_convs.0.0.weight", "a ControlNet"},
-    {"controlnet_cond_embedding.", "a ControlNet"},
-    {"controlnet_blocks.0.", "a ControlNet"},
-    {"distilled_guidance_layer.", "a Chroma model"},
-    {"individual_token_refiner.", "a Hunyuan video model"},
+    {"zero_convs.0.0.weight", "a ControlNet", {}, true},
+    {"controlnet_cond_embedding.", "a ControlNet", {}, true},
+    {"controlnet_blocks.0.", "a ControlNet", {}, true},
+    {"distilled_guidance_layer.", "a Chroma model", {}, true},
+    {"individual_token_refiner.", "a Hunyuan video model", {}, true},
     {"double_blocks.0.img_attn.", "a Flux-like model"},
     {"single_transformer_blocks.0.", "a Flux-like model"},
     {"joint_blocks.0.context_block.", "a Stable Diffusion 3 model"},
@@ -92,6 +93,8 @@ std::string looks_like(const TensorTable& tensors) {
 
 // A denoiser's names are there, but no family has its shapes: say which and how far.
 std::string nearest(const std::shared_ptr<const TensorSource>& source) {
+  const Other* other = other_of(source->tensors());
+  if (other && other->relative) return fmt::format("what looks like {}", other->what);
   for (const ModelDef* def : all_models())
     if (const auto place = find_place(*source, def->prefixes, def->denoiser.layouts))
       return fmt::format(

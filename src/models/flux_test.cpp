@@ -128,8 +128,8 @@ INSTANTIATE_TEST_SUITE_P(Golden, Flux,
 
 TEST(FluxFiles, AreFoundUnderEveryPrefix) {
   const auto weights = source("flux_schnell", "model");
-  for (const std::string prefix :
-       {"model.diffusion_model.", "transformer.", "diffusion_model.", ""}) {
+  for (const std::string prefix : {"model.diffusion_model.", "transformer.", "diffusion_model.",
+                                   "model.model.", "net.", "model.", ""}) {
     const auto checkpoint = prefixed(*weights, prefix);
     EXPECT_EQ(detect_model(checkpoint).denoiser.prefix, prefix);
     EXPECT_NO_THROW(load(checkpoint));
@@ -204,7 +204,28 @@ TEST(FluxFiles, OfOtherModelsWithLikeBlocksAreNamed) {
   const auto weights = editable(*source("flux_schnell", "model"));
   weights->remove("vector_in.in_layer.weight");
   weights->put("distilled_guidance_layer.in_proj.weight", at::zeros({4, 4}));
-  message([&] { detect_model(weights); }, ErrorCode::unsupported);
+  EXPECT_NE(message([&] { detect_model(weights); }, ErrorCode::unsupported).find("a Chroma model"),
+            std::string::npos);
+  const auto control = editable(*source("flux_dev", "model"));
+  control->remove("final_layer.linear.weight");
+  control->put("controlnet_blocks.0.weight", at::zeros({4, 4}));
+  EXPECT_NE(message([&] { detect_model(control); }, ErrorCode::unsupported).find("a ControlNet"),
+            std::string::npos);
+}
+
+TEST(FluxFiles, MayCallTheScalesOfNormsWeights) {
+  const auto plain = source("flux_dev", "model");
+  const auto renamed = std::make_shared<MemorySource>("model.safetensors");
+  for (const auto& [name, info] : plain->tensors()) {
+    std::string other = name;
+    if (const size_t at = other.find("_norm.scale"); at != other.npos)
+      other.replace(at, std::string::npos, "_norm.weight");
+    renamed->put(other, tensor(*plain, name));
+  }
+  const auto expected = source("flux_dev", "expected");
+  EXPECT_EQ(detect_model(renamed).def, detect_model(plain).def);
+  EXPECT_TRUE(at::equal(load(renamed)->model->forward(input(*expected)),
+                        load(plain)->model->forward(input(*expected))));
 }
 
 TEST(FluxInputs, WithoutGuidanceAreToldTheUsual) {

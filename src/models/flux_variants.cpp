@@ -16,7 +16,8 @@ constexpr int64_t kPlainInputs = 4 * 16, kControlInputs = 4 * (16 + 16),
 
 int64_t image_inputs(const Scope& w) {
   for (const std::string_view needed :
-       {"img_in.weight", "vector_in.in_layer.weight", "double_blocks.0.img_mod.lin.weight"})
+       {"img_in.weight", "vector_in.in_layer.weight", "double_blocks.0.img_mod.lin.weight",
+        "final_layer.linear.weight"})
     if (!w.has(needed)) return 0;
   const Shape shape = w.shape("img_in.weight");
   return shape.size() == 2 ? shape[1] : 0;
@@ -72,18 +73,41 @@ constexpr KeyRule kDiffusers[] = {
     {"final_layer.adaLN_modulation.1", {"norm_out.linear"}, {.halves_exchanged = true}},
     {"final_layer.linear", {"proj_out"}},
 };
+// The original's names but for the norms of queries and keys.
+constexpr KeyRule kNormWeights[] = {
+    {"double_blocks.{a}.img_attn.norm.query_norm.scale",
+     {"double_blocks.{a}.img_attn.norm.query_norm.weight"}},
+    {"double_blocks.{a}.img_attn.norm.key_norm.scale",
+     {"double_blocks.{a}.img_attn.norm.key_norm.weight"}},
+    {"double_blocks.{a}.txt_attn.norm.query_norm.scale",
+     {"double_blocks.{a}.txt_attn.norm.query_norm.weight"}},
+    {"double_blocks.{a}.txt_attn.norm.key_norm.scale",
+     {"double_blocks.{a}.txt_attn.norm.key_norm.weight"}},
+    {"single_blocks.{a}.norm.query_norm.scale", {"single_blocks.{a}.norm.query_norm.weight"}},
+    {"single_blocks.{a}.norm.key_norm.scale", {"single_blocks.{a}.norm.key_norm.weight"}},
+};
 constexpr KeyLayout kLayouts[] = {
     {.name = "original", .signature = "double_blocks.0.img_attn.norm.key_norm.scale"},
+    {.name = "original with norms' weights",
+     .signature = "double_blocks.0.img_attn.norm.key_norm.weight",
+     .rules = kNormWeights},
     {.name = "diffusers",
      .signature = "single_transformer_blocks.0.attn.norm_k.weight",
      .rules = kDiffusers},
 };
 
-constexpr std::string_view kPrefixes[] = {"model.diffusion_model.", "transformer.",
-                                          "diffusion_model.", ""};
+constexpr std::string_view kPrefixes[] = {"model.diffusion_model.",
+                                          "transformer.",
+                                          "diffusion_model.",
+                                          "model.model.",
+                                          "net.",
+                                          "model.",
+                                          ""};
 constexpr std::string_view kVae[] = {"vae.", "first_stage_model."};
-constexpr std::string_view kClip[] = {"text_encoders.clip_l.transformer.", "text_encoder."};
-constexpr std::string_view kT5[] = {"text_encoders.t5xxl.transformer.", "text_encoder_2."};
+constexpr std::string_view kClip[] = {"text_encoders.clip_l.transformer.", "text_encoders.clip_l.",
+                                      "text_encoder."};
+constexpr std::string_view kT5[] = {"text_encoders.t5xxl.transformer.", "text_encoders.t5xxl.",
+                                    "text_encoder_2."};
 constexpr TextPart kText[] = {{&clip_l_encoder, kClip, TextUse::pooled},
                               {&t5xxl_encoder, kT5, TextUse::states, true}};
 constexpr LatentFormat kLatent{.channels = 16, .scale = 0.3611, .shift = 0.1159, .taesd = "taef1"};

@@ -154,8 +154,8 @@ constexpr KeyLayout kLayouts[] = {
      .stride = "down_blocks.0.resnets.{n}.norm1.weight"},
 };
 
-constexpr std::string_view kPrefixes[] = {"model.diffusion_model.", "unet.", "diffusion_model.",
-                                          ""};
+constexpr std::string_view kPrefixes[] = {
+    "model.diffusion_model.", "unet.", "diffusion_model.", "model.model.", "net.", "model.", ""};
 constexpr std::string_view kVae[] = {"first_stage_model.", "vae."};
 constexpr std::string_view kSd1Text[] = {"cond_stage_model.transformer.", "text_encoder."};
 // As in the releases, in diffusers folders, and as stable-diffusion.cpp writes them.

@@ -171,6 +171,11 @@ Config config_of(const Scope& w) {
 constexpr KeyRule kTransformers[] = {
     {.canonical = "shared.weight",
      .sources = {"encoder.embed_tokens.weight"},
+     .when = "encoder.embed_tokens.weight",
+     .unless = "shared.weight"},
+    // What writing equal tensors once may leave.
+    {.canonical = "shared.weight",
+     .sources = {"decoder.embed_tokens.weight"},
      .unless = "shared.weight"},
 };
 

@@ -141,7 +141,8 @@ INSTANTIATE_TEST_SUITE_P(Golden, UNet,
 
 TEST(UNetFiles, AreFoundUnderEveryPrefix) {
   const auto weights = golden::source("unet_inpaint", "model");
-  for (const std::string prefix : {"model.diffusion_model.", "unet.", "diffusion_model.", ""}) {
+  for (const std::string prefix : {"model.diffusion_model.", "unet.", "diffusion_model.",
+                                   "model.model.", "net.", "model.", ""}) {
     const auto checkpoint = prefixed(*weights, prefix);
     EXPECT_EQ(detect_model(checkpoint).denoiser.prefix, prefix);
     EXPECT_NO_THROW(load(checkpoint));

@@ -21,8 +21,13 @@ using Source = std::shared_ptr<const TensorSource>;
 
 /// Prefixes under which a file that holds one part alone may keep it.
 constexpr std::array<std::string_view, 3> kLoneVae = {"", "first_stage_model.", "vae."};
-constexpr std::array<std::string_view, 4> kLoneText = {"", "text_encoder.", "text_encoder_2.",
-                                                       "model."};
+constexpr std::string_view kLoneText[] = {"",
+                                          "text_encoder.",
+                                          "text_encoder_2.",
+                                          "model.",
+                                          "text_encoder_3.",
+                                          "clip_l.transformer.",
+                                          "t5xxl.transformer."};
 
 /// A kind of text encoder, and the options that name a file of it.
 struct TextOption {
@@ -97,7 +102,7 @@ FoundPart vae_in(const ModelDef& def, const Source& source) {
 /// A text encoder where a whole checkpoint of this or another model keeps it, or alone in a file of
 /// its depth.
 std::optional<FoundPart> text_in(const TextPart& part, const Source& source) {
-  if (auto place = find_place(*source, part.prefixes, part.encoder->layouts))
+  if (auto place = recognise(*part.encoder, source, part.prefixes))
     return FoundPart{source, *place};
   for (const PartDef<TextEncoder>* encoder : text_encoders()) {
     const auto place = recognise(*encoder, source, kLoneText);

@@ -64,9 +64,10 @@ std::optional<Vocabulary> carried(const FoundPart& encoder) {
 std::vector<fs::path> folders_by(const TensorSource& source) {
   const fs::path path(source.label());
   std::error_code none;
-  if (fs::is_directory(path, none)) return {path / "tokenizer_2", path};
-  const fs::path folder = path.parent_path();
-  return {folder.parent_path() / "tokenizer_2", folder / "tokenizer_2", folder};
+  if (fs::is_directory(path, none)) return {path / "tokenizer_2", path / "tokenizer_3", path};
+  const fs::path folder = path.parent_path(), above = folder.parent_path();
+  return {above / "tokenizer_2", folder / "tokenizer_2", above / "tokenizer_3",
+          folder / "tokenizer_3", folder};
 }
 
 /// The vocabulary in `folder`, passing over files that hold one of another kind.
