@@ -50,10 +50,12 @@ struct Taken {
   int scale = 0, offset = 0;
 };
 
-/// What fits N numbers best of the steps next to `wanted` and 0.
+/// What fits N numbers best of the steps next to `wanted` and 0. Apart from the usual way, which
+/// would be slower with it inside.
 template <int N, class Round>
-Taken fit_steps(const float* x, const float* weights, const Round& round, const Fit& wanted,
-                const Steps& scales, const Steps& offsets) {
+__attribute__((noinline, cold)) Taken fit_steps(const float* x, const float* weights,
+                                                const Round& round, const Fit& wanted,
+                                                const Steps& scales, const Steps& offsets) {
   const auto next_to = [](float number, const Steps& steps, float(&to)[3]) {
     const auto low = static_cast<float>(steps.low), high = static_cast<float>(steps.high);
     const float below = steps.unit != 0 ? std::floor(number / steps.unit) : 0;
