@@ -21,12 +21,10 @@ if(CCACHE)
 endif()
 find_program(MOLD mold)
 if(MOLD)
-  add_link_options(-fuse-ld=mold)
-  # Before 2.0 mold can put the end of a program's read-only relocations on a page that is not there,
-  # and the program does not start.
+  # Before 2.0 mold can write programs that do not start, and with some never ends.
   execute_process(COMMAND ${MOLD} --version OUTPUT_VARIABLE mold_version)
-  if(mold_version MATCHES "mold 1\\.")
-    add_link_options(-Wl,-z,norelro)
+  if(NOT mold_version MATCHES "mold [01]\\.")
+    add_link_options(-fuse-ld=mold)
   endif()
 endif()
 

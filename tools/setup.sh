@@ -20,7 +20,7 @@ for option in "$@"; do
   esac
 done
 
-packages=(build-essential cmake ninja-build ccache mold git python3 python3-venv
+packages=(build-essential cmake ninja-build ccache git python3 python3-venv
   libfmt-dev libspdlog-dev nlohmann-json3-dev libcli11-dev
   libicu-dev libpng-dev zlib1g-dev libjpeg-dev libwebp-dev libgtest-dev)
 
