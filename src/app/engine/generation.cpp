@@ -286,6 +286,7 @@ at::Tensor Generation::sample_run(size_t run) {
 
 void Generation::on_step(size_t run, const Step& step) {
   const double seconds = clock_->end_step();
+  const Vitals now = read_vitals();  // of the same time: an event may have to wait for its reader
   host_.event({{"event", "step"},
                {"run", run + 1},
                {"runs", plan_.runs},
@@ -295,7 +296,7 @@ void Generation::on_step(size_t run, const Step& step) {
                {"seconds", seconds},
                {"seconds_per_step", clock_->median()},
                {"seconds_left", clock_->left()}});
-  if (auto event = slow_->step(seconds, std::exchange(calls_, 0), read_vitals())) {
+  if (auto event = slow_->step(seconds, std::exchange(calls_, 0), now)) {
     (*event)["run"] = run + 1;
     (*event)["step"] = step.index + 1;
     host_.event(*event);

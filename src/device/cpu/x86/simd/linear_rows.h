@@ -49,8 +49,8 @@ ATELIER_INLINE void multiply_rows(const T* x, int64_t x_stride, const S* const (
   }
 }
 
-/// sums[row][kLanes] of all rows of x and `present` rows of weights from `output` on; past them sums
-/// are repeated. Weights that are decoded are multiplied while the first cache has them.
+/// sums[row][kLanes] of all rows of x and `present` rows of weights from `output` on; past them
+/// sums are repeated. Weights that are decoded are multiplied while the first cache has them.
 template <class T, class S>
 void multiply_all_rows(const CpuLinearRun& run, const WeightRows<S>& weights, int64_t output,
                        int64_t depth, int64_t present, float* sums) {
