@@ -1,4 +1,5 @@
-// Names of layouts, files that are wrong, and strengths of blocks.
+// Names of layouts, files that are wrong, and strengths of blocks. Longer than most: every spelling
+// in one place.
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
